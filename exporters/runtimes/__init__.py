@@ -1,0 +1,1 @@
+"""One file a runtime, each readable alone: `REQUIRES` and `export(job, progress)`."""

@@ -1,0 +1,51 @@
+"""A written artifact as a callable, in the runtime that its target uses."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+class Runner(Protocol):
+    """One loaded artifact. Names, layout and static shapes are the artifact's; values are real numbers.
+
+    A runner hides the boundary's dtype: it quantizes a float feed with the artifact's own scale and zero
+    point where the input is integer-quantized, dequantizes such outputs, and casts integer ids (int64 to
+    int32) where the artifact wants that.
+    """
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the artifact's inputs."""
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of the artifact's outputs."""
+
+    @property
+    def free_sequence(self) -> bool:
+        """True when the sequence axis (axis 1 of token inputs) is free, so padding can be cut off."""
+
+    def run(self, feeds: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:
+        """One inference: arrays by artifact input name to float arrays by artifact output name."""
+
+    def invoke(self) -> None:
+        """Run once more on the last feeds, doing nothing but the inference: what latency is measured on."""
+
+
+def load(path: Path, file_format: str, *, threads: int = 1) -> Runner | None:
+    """Load `path` for inference; None when no runner knows the format.
+
+    One module of this folder a format (`tflite.py`, `onnx.py`), each with `load(path, threads) -> Runner`.
+    """
+    name = f"{__name__}.{file_format}"
+    if importlib.util.find_spec(name) is None:
+        return None
+    runner: Runner = importlib.import_module(name).load(path, threads)
+    return runner
