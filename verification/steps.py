@@ -1,0 +1,111 @@
+"""The worker steps of verification: run the source, run the artifact, compare, and count the file.
+
+`reference` runs in the worker that exports, before the exporter touches anything, on a model that was
+loaded afresh. `compare` runs in a process of its own that loads nothing but the artifact's runtime, so its
+peak memory is the artifact's.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..calibration.samples import SampleSet
+from ..exporters.job import Job, Outcome, Port, Progress
+from ..sources.loading.reference import load_reference
+from ..targets.errors import ConversionFailed
+from . import audit, runners
+from .fidelity import compare_output
+from .measure import PeakMemory, latency_ms
+
+Feeds = Mapping[str, np.ndarray[Any, Any]]
+
+
+def reference(job: Job, progress: Progress) -> Outcome:
+    """Run the source on the held-out samples; outputs go to options["reference"] as one .npz.
+
+    Keys are "<sample index>|<output name>". Data: source_latency_ms {p50, p90} on this host.
+    """
+    model = load_reference(job.source_kind, Path(job.source_path), job.options)
+    held_out = SampleSet.open(Path(str(job.samples)) / "held_out")
+    saved: dict[str, np.ndarray[Any, Any]] = {}
+    first: Feeds = {}
+    for index, feed in enumerate(held_out.feeds(trim=bool(job.options["source_free_sequence"]))):
+        progress("run the source", index, held_out.count)
+        first = first or feed
+        for name, value in model(feed).items():
+            saved[f"{index}|{name}"] = np.asarray(value)
+    progress("run the source", held_out.count, held_out.count)
+    path = Path(str(job.options["reference"]))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(path, **saved)  # type: ignore[arg-type]
+    return Outcome(data={"source_latency_ms": latency_ms(lambda: model(first))})
+
+
+def compare(job: Job, progress: Progress) -> Outcome:
+    """Run the written artifact on the held-out samples and count what the file holds.
+
+    Data: fidelity (figures per output), audit, latency_ms, peak_memory_bytes; figures that no runner or
+    auditor of this format can give are None. Raises ConversionFailed where the artifact does not load.
+    """
+    artifact, file_format = Path(str(job.options["artifact"])), str(job.options["format"])
+    progress("count the file", 0, 1)
+    counted = audit.audit(artifact, file_format)
+    memory = PeakMemory()
+    try:
+        runner = runners.load(artifact, file_format, threads=int(job.options["threads"]))
+    except Exception as error:
+        raise ConversionFailed(
+            f"the written file does not load in its runtime: {error}", where=artifact.name
+        ) from error
+    data: dict[str, Any] = {
+        "audit": None if counted is None else dataclasses.asdict(counted),
+        "fidelity": None,
+        "latency_ms": None,
+        "peak_memory_bytes": None,
+    }
+    if runner is not None:
+        data["fidelity"] = _fidelity(job, runner, progress)
+        data["latency_ms"] = latency_ms(runner.invoke)
+        data["peak_memory_bytes"] = memory.grown()
+    return Outcome(data=data)
+
+
+def _ports(raw: list[dict[str, Any]]) -> tuple[Port, ...]:
+    return tuple(Port(**{**port, "permutation": tuple(port["permutation"])}) for port in raw)
+
+
+def to_artifact(feed: Feeds, ports: tuple[Port, ...]) -> dict[str, np.ndarray[Any, Any]]:
+    """A feed by source names and layout as one by the artifact's."""
+    return {p.artifact: feed[p.source].transpose(p.permutation) if p.permutation else feed[p.source] for p in ports}
+
+
+def to_source(outputs: Feeds, ports: tuple[Port, ...]) -> dict[str, np.ndarray[Any, Any]]:
+    """Outputs by artifact names and layout as ones by the source's."""
+    return {
+        p.source: outputs[p.artifact].transpose(np.argsort(p.permutation)) if p.permutation else outputs[p.artifact]
+        for p in ports
+    }
+
+
+def _fidelity(job: Job, runner: runners.Runner, progress: Progress) -> dict[str, Any]:
+    held_out = SampleSet.open(Path(str(job.samples)) / "held_out")
+    inputs, outputs = _ports(job.options["input_ports"]), _ports(job.options["output_ports"])
+    references: dict[str, list[np.ndarray[Any, Any]]] = {port.source: [] for port in outputs}
+    actuals: dict[str, list[np.ndarray[Any, Any]]] = {port.source: [] for port in outputs}
+    with np.load(Path(str(job.options["reference"])), allow_pickle=False) as saved:
+        trim = bool(job.options["source_free_sequence"]) and runner.free_sequence
+        for index, feed in enumerate(held_out.feeds(trim=trim)):
+            progress("run the artifact", index, held_out.count)
+            given = to_source(runner.run(to_artifact(feed, inputs)), outputs)
+            for name, value in given.items():
+                actuals[name].append(value)
+                references[name].append(saved[f"{index}|{name}"])
+    progress("run the artifact", held_out.count, held_out.count)
+    labels = held_out.labels
+    compared = {name: compare_output(name, references[name], actuals[name], labels) for name in references}
+    return {"samples": held_out.count, "outputs": compared}
