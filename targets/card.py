@@ -1,0 +1,247 @@
+"""A deployment target as data: read one TOML card, check every value, reject unknown keys."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from .errors import Unsupported, UsageError
+from .facts import DTYPE_BITS
+from .tables import Table, check_name, did_you_mean, read_toml
+
+CALIBRATION = ("none", "optional", "required")
+"""Whether a scheme can, may or must look at the user's data."""
+
+
+@dataclass(frozen=True)
+class QuantScheme:
+    """One way to store and compute a model on a target."""
+
+    name: str
+    title: str
+    weights: str
+    """Dtype of the stored weight matrices, a key of `facts.DTYPE_BITS`."""
+    weight_bits: float
+    """Effective bits per weight of a matrix in the file, scales and zero points included."""
+    activations: str
+    """Dtype of the values between operators."""
+    compute: str
+    """Dtype that the kernels with weights multiply in: which of a device's peak rates counts."""
+    calibration: str
+    """One of `CALIBRATION`."""
+    min_cosine: float | None = None
+    """Default floor for the cosine between the source's and the artifact's outputs; None: no floor."""
+    resident_bits: float | None = None
+    """Bits per matrix weight in memory while it runs, where the runtime expands it; None: as in the file."""
+    embedding_bits: float | None = None
+    """Bits per weight of embedding tables and language-model heads, where they are kept apart."""
+    conv_bits: float | None = None
+    """Bits per weight of convolutions (rank 3 and more), where the scheme leaves them out."""
+    vector_bits: float = 32.0
+    """Bits per element of biases, norms and other rank-1 weights."""
+    kv: str = "float16"
+    """Dtype of the KV cache of a language model."""
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why a kind of source cannot go to a target, and the nearest pair that works."""
+
+    reason: str
+    nearest: str
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the format or runtime itself can bear, whatever the device. Bytes; None: no such limit."""
+
+    max_file_bytes: int | None = None
+    max_memory_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class Overhead:
+    """What the runtime takes beyond weights and activations. All of it planning estimates."""
+
+    memory_bytes: int = 0
+    """Code, session and bookkeeping."""
+    weight_copies: float = 0.0
+    """Further copies of the weights (as a share of them) that the loader or prepacking keeps."""
+    file_bytes: int = 0
+    """Graph and metadata in the file."""
+    file_bytes_per_op: int = 0
+    """Graph and metadata in the file for each operator."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """One place that a model can be deployed to."""
+
+    name: str
+    title: str
+    aliases: tuple[str, ...]
+    runtime: str
+    """File name (without .py) of the exporter in `exporters/runtimes/`, or the name of a plug-in's."""
+    format: str
+    """Format of the artifact: which runner and auditor open it."""
+    artifact: str
+    """Name of the artifact in the output folder."""
+    extra: str
+    """The part of modelport to install, as in modelport[android]; "" when none is needed."""
+    default_quant: str
+    default_device: str
+    device_classes: tuple[str, ...]
+    sources: tuple[str, ...]
+    """Kinds of source (`sources.source.KINDS`) that it takes."""
+    refused: Mapping[str, Refusal]
+    schemes: Mapping[str, QuantScheme]
+    limits: Limits = field(default_factory=Limits)
+    overhead: Overhead = field(default_factory=Overhead)
+    path: str = ""
+    """The card that this was read from."""
+
+    def scheme(self, name: str) -> QuantScheme:
+        """The scheme called `name`; UsageError with the closest names when there is none."""
+        if name in self.schemes:
+            return self.schemes[name]
+        raise UsageError(
+            f"target '{self.name}' has no scheme '{name}'",
+            where="--quant",
+            mend=f"{did_you_mean(name, self.schemes)}It has {', '.join(self.schemes)}",
+        )
+
+    def refusal(self, kind: str) -> Refusal | None:
+        """None when the target takes this kind of source; otherwise why not, and what works instead."""
+        if kind in self.sources:
+            return None
+        return self.refused.get(kind) or Refusal(
+            f"'{self.name}' has no road from this kind of source", f"it takes {', '.join(self.sources)}"
+        )
+
+    def require_source(self, kind: str) -> None:
+        """Raise Unsupported, with the reason and the nearest pair that works, unless `kind` is taken."""
+        refusal = self.refusal(kind)
+        if refusal is not None:
+            raise Unsupported(
+                f"{kind} -> {self.name} is not supported: {refusal.reason}",
+                mend=f"Nearest: {refusal.nearest}",
+            )
+
+
+def read_card(path: Path | str) -> Target:
+    """The target that the TOML card at `path` describes.
+
+    Raises:
+        UsageError: the file cannot be read, or a key is missing, unknown or has a wrong value; `where`
+            names file and key.
+    """
+    file = str(path)
+    table = Table(read_toml(Path(path)), file)
+    target = Target(
+        name=table.name("name"),
+        title=table.text("title"),
+        aliases=tuple(check_name(alias, table.where("aliases")) for alias in table.texts("aliases", ())),
+        runtime=_runtime(table),
+        format=table.name("format"),
+        artifact=_file_name(table),
+        extra=table.text("extra", ""),
+        default_quant=table.text("default_quant"),
+        default_device=table.text("default_device"),
+        device_classes=table.texts("device_classes"),
+        sources=table.texts("sources"),
+        refused=_read_refused(table.table("refused")),
+        schemes=_read_schemes(table.table("quant")),
+        limits=_read_limits(table.table("limits")),
+        overhead=_read_overhead(table.table("overhead")),
+        path=file,
+    )
+    table.done()
+    _check(target, table)
+    return target
+
+
+def _runtime(table: Table) -> str:
+    # The name becomes part of a module path, so it must be one plain identifier.
+    name = table.text("runtime")
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+        raise table.fail("runtime", f"{name!r} is not a module name", 'Write it like "litert"')
+    return name
+
+
+def _file_name(table: Table) -> str:
+    name = table.text("artifact")
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+        raise table.fail("artifact", f"{name!r} is not a plain file name", 'Write it like "model.onnx"')
+    return name
+
+
+def _read_scheme(name: str, table: Table) -> QuantScheme:
+    scheme = QuantScheme(
+        name=check_name(name, table.where("")[:-1]),
+        title=table.text("title"),
+        weights=table.text("weights", choices=DTYPE_BITS),
+        weight_bits=table.number("weight_bits", high=64),
+        activations=table.text("activations", choices=DTYPE_BITS),
+        compute=table.text("compute", choices=DTYPE_BITS),
+        calibration=table.text("calibration", choices=CALIBRATION),
+        min_cosine=table.number("min_cosine", None, high=1),
+        resident_bits=table.number("resident_bits", None, high=128),
+        embedding_bits=table.number("embedding_bits", None, high=64),
+        conv_bits=table.number("conv_bits", None, high=64),
+        vector_bits=table.number("vector_bits", 32.0, high=64),
+        kv=table.text("kv", "float16", choices=DTYPE_BITS),
+    )
+    table.done()
+    return scheme
+
+
+def _read_schemes(table: Table) -> dict[str, QuantScheme]:
+    return {name: _read_scheme(name, table.table(name)) for name in table.keys()}  # noqa: SIM118
+
+
+def _read_refused(table: Table) -> dict[str, Refusal]:
+    refused = {}
+    for kind in table.keys():  # noqa: SIM118
+        entry = table.table(kind)
+        refused[kind] = Refusal(entry.text("reason"), entry.text("nearest"))
+        entry.done()
+    return refused
+
+
+def _read_limits(table: Table) -> Limits:
+    limits = Limits(table.count("max_file_bytes", None), table.count("max_memory_bytes", None))
+    table.done()
+    return limits
+
+
+def _read_overhead(table: Table) -> Overhead:
+    overhead = Overhead(
+        memory_bytes=table.count("memory_bytes", 0),
+        weight_copies=table.number("weight_copies", 0.0),
+        file_bytes=table.count("file_bytes", 0),
+        file_bytes_per_op=table.count("file_bytes_per_op", 0),
+    )
+    table.done()
+    return overhead
+
+
+def _check(target: Target, table: Table) -> None:
+    """What no single key can tell: the defaults exist, and nothing is both taken and refused."""
+    if not target.schemes:
+        raise table.fail("quant", "there is no scheme", "Add a table [quant.NAME]")
+    if target.default_quant not in target.schemes:
+        known = ", ".join(target.schemes)
+        raise table.fail(
+            "default_quant", f"is '{target.default_quant}', which is no scheme", f"Schemes: {known}"
+        )
+    if not target.sources:
+        raise table.fail("sources", "is empty", "Name at least one kind of source")
+    if not target.device_classes:
+        raise table.fail("device_classes", "is empty", "Name at least one class of device")
+    for kind in target.sources:
+        if kind in target.refused:
+            raise table.fail(f"refused.{kind}", "the kind is in `sources` too", "Remove one of the two")
+    if target.name in target.aliases:
+        raise table.fail("aliases", f"repeats the name '{target.name}'", "Remove it")
