@@ -20,6 +20,8 @@ class ModelportError(Exception):
     """An error meant for a person: `fact` (what), `where` (file and field) and `mend` (what to do)."""
 
     exit_code = 6
+    log = ""
+    """What the worker that raised it had printed, and its traceback: shown with --debug."""
 
     def __init__(self, fact: str, *, where: str = "", mend: str = "") -> None:
         super().__init__(fact)
