@@ -62,7 +62,9 @@ def compare_output(
     actuals = [crop(actual, reference.shape) for actual, reference in zip(actuals, references, strict=True)]
     for reference, actual in zip(references, actuals, strict=True):
         if reference.shape != actual.shape:
-            raise ValueError(f"output {name!r}: source gives shape {reference.shape}, artifact {actual.shape}")
+            raise ValueError(
+                f"output {name!r}: source gives shape {reference.shape}, artifact {actual.shape}"
+            )
     flat_reference = np.concatenate([reference.ravel() for reference in references])
     flat_actual = np.concatenate([actual.ravel() for actual in actuals])
     cosines = [cosine(reference, actual) for reference, actual in zip(references, actuals, strict=True)]

@@ -81,13 +81,18 @@ def _ports(raw: list[dict[str, Any]]) -> tuple[Port, ...]:
 
 def to_artifact(feed: Feeds, ports: tuple[Port, ...]) -> dict[str, np.ndarray[Any, Any]]:
     """A feed by source names and layout as one by the artifact's."""
-    return {p.artifact: feed[p.source].transpose(p.permutation) if p.permutation else feed[p.source] for p in ports}
+    return {
+        p.artifact: feed[p.source].transpose(p.permutation) if p.permutation else feed[p.source]
+        for p in ports
+    }
 
 
 def to_source(outputs: Feeds, ports: tuple[Port, ...]) -> dict[str, np.ndarray[Any, Any]]:
     """Outputs by artifact names and layout as ones by the source's."""
     return {
-        p.source: outputs[p.artifact].transpose(np.argsort(p.permutation)) if p.permutation else outputs[p.artifact]
+        p.source: outputs[p.artifact].transpose(np.argsort(p.permutation))
+        if p.permutation
+        else outputs[p.artifact]
         for p in ports
     }
 

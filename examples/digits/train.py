@@ -49,7 +49,9 @@ def load_data() -> tuple[np.ndarray[Any, Any], ...]:
     """(train images, held-out images, train labels, held-out labels); images are (n, 8, 8) integers 0..16."""
     digits = load_digits()
     return tuple(
-        train_test_split(digits.images, digits.target, test_size=450, random_state=SEED, stratify=digits.target)
+        train_test_split(
+            digits.images, digits.target, test_size=450, random_state=SEED, stratify=digits.target
+        )
     )
 
 
@@ -143,7 +145,9 @@ def main() -> None:
     net = train(split[0], split[2], args.epochs)
     with torch.no_grad():
         right = (net(torch.from_numpy(as_input(split[1]))).argmax(1).numpy() == split[3]).mean()
-    print(f"digits CNN: {sum(p.numel() for p in net.parameters())} parameters, {right:.2%} of the held-out images right")
+    print(
+        f"digits CNN: {sum(p.numel() for p in net.parameters())} parameters, {right:.2%} of the held-out images right"
+    )
     if args.only != "keras":
         save_torch(net, args.out)
     if args.only != "torch":

@@ -1,0 +1,31 @@
+"""The first step of a worker: is everything that this conversion imports installed?"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+
+from ..targets.errors import MissingExtra
+from .job import Job, Outcome, Progress
+
+
+def check(job: Job, progress: Progress) -> Outcome:
+    """Raise MissingExtra, naming the pip command, unless the runtime's REQUIRES can all be found.
+
+    Finds modules without importing them, so a library that is installed but broken still shows its own error.
+    """
+    runtime = importlib.import_module(job.options["runtime_module"])
+    missing = [name for name in runtime.REQUIRES if not _found(name)]
+    if missing:
+        raise MissingExtra(
+            f"target {job.target!r} needs {', '.join(missing)}, not installed here",
+            mend=f"pip install 'modelport[{job.options['extra']}]'",
+        )
+    return Outcome()
+
+
+def _found(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:
+        return False

@@ -1,0 +1,123 @@
+"""What is done with a folder that was published before: verify it again, or finish a bundle."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from . import sources
+from .exporters import isolate, plan
+from .exporters.job import Job
+from .reports import manifest, record
+from .targets import registry
+from .targets.errors import FidelityBelowBudget, SourceUnreadable, Unsupported, UsageError
+from .verification import budget as budgets
+
+OnProgress = Callable[[str, int, int], None]
+
+
+def verify(
+    folder: Path,
+    *,
+    source: Path | None = None,
+    budget: str | None = None,
+    on_progress: OnProgress | None = None,
+) -> dict[str, Any]:
+    """Check every hash, then run the artifact again on the kept samples; gives the manifest, measured anew.
+
+    With `source`, the reference outputs are computed again too, and the source must be the one converted.
+    Raises SourceUnreadable for a damaged folder, UsageError for one without samples, and
+    FidelityBelowBudget where the outputs are too far from the source's.
+    """
+    found = manifest.read(folder)
+    if found["state"] != "done":
+        raise UsageError(
+            f"the folder is {found['state']}", where=str(folder), mend="Complete it with modelport finish"
+        )
+    problems = manifest.check_hashes(folder, found)
+    if problems:
+        raise SourceUnreadable(
+            "; ".join(problems), where=str(folder), mend="Convert again, or restore the files"
+        )
+    kept = folder / record.KEPT
+    if not (kept / "reference.npz").is_file():
+        raise UsageError(
+            "no samples were kept in this folder", where=str(folder), mend="Convert without --no-samples"
+        )
+    target = registry.find_target(found["target"])
+    scheme = target.scheme(found["quant"])
+    with tempfile.TemporaryDirectory(prefix="modelport-verify-") as scratch:
+        job = _job(folder.resolve(), Path(scratch), found, source)
+        done = isolate.run(job, on_progress=on_progress)
+    compared = done[plan.COMPARE].data
+    found["fidelity"] = compared["fidelity"]
+    found["audit"] = record.audit_entry(compared["audit"], scheme.weights, scheme.compute)
+    found["measured"] = {**found["measured"], "latency_ms": compared["latency_ms"]}
+    missed = (
+        budgets.parse(budget, scheme.min_cosine).missed(found["fidelity"]["outputs"])
+        if found["fidelity"]
+        else ()
+    )
+    if missed:
+        raise FidelityBelowBudget("; ".join(missed), where=str(folder))
+    return found
+
+
+def _job(folder: Path, scratch: Path, found: dict[str, Any], source: Path | None) -> Job:
+    kept, steps, reference = folder / record.KEPT, (plan.COMPARE,), folder / record.KEPT / "reference.npz"
+    kind, path = found["source"]["kind"], found["source"]["path"]
+    if source is not None:
+        opened = sources.open_source(source)
+        if opened.sha256() != found["source"]["sha256"]:
+            raise UsageError("is not the source that was converted", where=str(source))
+        kind, path = opened.kind, str(opened.path)
+        steps, reference = (plan.REFERENCE, plan.COMPARE), scratch / "reference.npz"
+    return Job(
+        steps=steps,
+        source_kind=kind,
+        source_path=path,
+        target=found["target"],
+        runtime=found["runtime"],
+        quant=found["quant"],
+        staging=str(folder),
+        work=str(scratch),
+        samples=str(kept),
+        options={
+            **found["options"],
+            "artifact": str(folder / found["artifact"]),
+            "format": found["format"],
+            "input_ports": found["io"]["inputs"],
+            "output_ports": found["io"]["outputs"],
+            "source_free_sequence": found["io"]["source_free_sequence"],
+            "reference": str(reference),
+        },
+    )
+
+
+def finish(bundle: Path) -> dict[str, Any]:
+    """Complete a bundle whose state is "awaiting ..." with its runtime's `finish` step.
+
+    Returns {"state", "message"}. Raises Unsupported where this runtime has no such step, and whatever that
+    step raises (as on a machine without the GPU that the bundle waits for).
+    """
+    found = manifest.read(bundle)
+    if found["state"] == "done":
+        return {"state": "done", "message": f"{bundle} is done: there is nothing to finish"}
+    problems = manifest.check_hashes(bundle, found)
+    if problems:
+        raise SourceUnreadable("; ".join(problems), where=str(bundle))
+    step = f"{registry.runtime_module(found['runtime'])}:finish"
+    with tempfile.TemporaryDirectory(prefix="modelport-finish-") as scratch:
+        job = dataclasses.replace(_job(bundle.resolve(), Path(scratch), found, None), steps=(step,))
+        try:
+            outcome = isolate.run(job)[step]
+        except Unsupported as error:
+            raise Unsupported(f"{found['runtime']} bundles cannot be finished by this version") from error
+    found["state"] = "done"
+    found["measured"] = {**found["measured"], **outcome.data}
+    found["files"] = manifest.file_entries(bundle)
+    manifest.write(bundle, found)
+    return {"state": "done", "message": f"finished {bundle}"}

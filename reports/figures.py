@@ -1,0 +1,77 @@
+"""Figures as people read them: bytes, milliseconds, shares, decibels, and a dash for what is not known."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+UNKNOWN = "–"
+
+
+def size(value: float | None) -> str:
+    """Bytes with a decimal unit: 1.53 MB."""
+    if value is None:
+        return UNKNOWN
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(value) < 1000:
+            return f"{value:.0f} B" if unit == "B" else f"{value:.3g} {unit}"
+        value /= 1000
+    return f"{value:.3g} TB"
+
+
+def milliseconds(value: float | None) -> str:
+    """Milliseconds, or microseconds below 0.1 ms."""
+    if value is None:
+        return UNKNOWN
+    return f"{value * 1e3:.3g} µs" if value < 0.1 else f"{value:.3g} ms"
+
+
+def percent(value: float | None) -> str:
+    """A share 0..1 as a percentage; 100 % only where it is whole."""
+    if value is None:
+        return UNKNOWN
+    return f"{100 * value:.4g} %" if value in (0, 1) or value < 0.9995 else f"{100 * value:.3f} %"
+
+
+def count(value: float | None) -> str:
+    """A number of parameters or operations: 22.7 M."""
+    if value is None:
+        return UNKNOWN
+    for unit in ("", " k", " M", " G"):
+        if abs(value) < 1000:
+            return f"{value:.3g}{unit}"
+        value /= 1000
+    return f"{value:.3g} T"
+
+
+def term(value: float | None, unit: str) -> str:
+    """One term of a verdict in its unit."""
+    if value is None:
+        return UNKNOWN
+    if unit in ("B", "bytes"):
+        return size(value)
+    return milliseconds(value) if unit == "ms" else f"{value:.4g} {unit}"
+
+
+def fidelity_lines(fidelity: Mapping[str, Any] | None) -> list[tuple[str, str]]:
+    """(output name, sentence) per output: SQNR, cosine, top-1 agreement where it applies."""
+    if fidelity is None:
+        return []
+    lines = []
+    for name, figures in fidelity["outputs"].items():
+        sqnr = (
+            "identical"
+            if figures["exact"]
+            else f"SQNR {figures['sqnr_db']:.1f} dB"
+            if figures["sqnr_db"]
+            else "SQNR –"
+        )
+        parts = [sqnr, f"cosine {figures['cosine']:.4f} (worst {figures['cosine_min']:.4f})"]
+        if figures["top1_agreement"] is not None:
+            parts.append(f"top-1 agreement {percent(figures['top1_agreement'])}")
+        if figures.get("accuracy") is not None:
+            parts.append(
+                f"accuracy {percent(figures['accuracy'])} (source {percent(figures['source_accuracy'])})"
+            )
+        lines.append((name, ", ".join(parts)))
+    return lines

@@ -1,0 +1,40 @@
+"""report.html: one self-contained page from the manifest alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from . import figures
+
+NAME = "report.html"
+
+
+def render(manifest: Mapping[str, Any]) -> str:
+    """The page as text; every value is escaped, nothing is loaded from elsewhere."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters.update(
+        size=figures.size,
+        ms=figures.milliseconds,
+        percent=figures.percent,
+        count=figures.count,
+        term=figures.term,
+    )
+    page: str = environment.get_template("report.html.j2").render(
+        m=manifest, fidelity=figures.fidelity_lines(manifest["fidelity"])
+    )
+    return page
+
+
+def write(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Write report.html into `folder`."""
+    (folder / NAME).write_text(render(manifest), encoding="utf-8")

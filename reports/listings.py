@@ -1,0 +1,229 @@
+"""Tables and JSON of what is known before a conversion: a model's facts, a verdict, targets and devices."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+
+from ..sources.source import KINDS
+from ..targets import registry
+from ..targets.card import Target
+from ..targets.device import Device
+from ..targets.facts import IoFact, ModelFacts
+from . import figures
+from .terminal import output
+
+if TYPE_CHECKING:
+    from ..pipeline import Check
+
+VERDICT_STYLE = {"fits": "green", "does not fit": "red", "unknown": "yellow"}
+
+
+def facts_json(facts: ModelFacts) -> dict[str, Any]:
+    """Everything that inspection found, tensors and operators counted rather than listed."""
+    kinds: dict[str, int] = {}
+    for op in facts.ops:
+        kinds[op.kind] = kinds.get(op.kind, 0) + 1
+    return {
+        "kind": facts.kind,
+        "name": facts.name,
+        "architecture": facts.architecture,
+        "parameters": facts.parameters,
+        "weight_bytes": facts.bytes_by_dtype,
+        "inputs": [dataclasses.asdict(io) for io in facts.inputs],
+        "outputs": [dataclasses.asdict(io) for io in facts.outputs],
+        "tensors": len(facts.tensors),
+        "operators": dict(sorted(kinds.items(), key=lambda item: -item[1])),
+        "flops": facts.flops,
+        "unknown_operators": sorted({op.kind for op in facts.ops if op.flops is None}),
+        "peak_activations": facts.peak_activations,
+        "llm": None if facts.llm is None else dataclasses.asdict(facts.llm),
+        "assumed": dict(facts.assumed),
+        "notes": list(facts.notes),
+    }
+
+
+def facts(found: ModelFacts) -> None:
+    """Print what a model is."""
+    console = output()
+    console.print(f"[bold]{found.name}[/bold]: {found.architecture}, {KINDS.get(found.kind, found.kind)}")
+    stored = ", ".join(f"{figures.size(nbytes)} {dtype}" for dtype, nbytes in found.bytes_by_dtype.items())
+    console.print(
+        f"{figures.count(found.parameters)} parameters in {len(found.tensors)} tensors: {stored or 'no weights'}"
+    )
+    table = Table("", "name", "dtype", "shape")
+    for side, ports in (("input", found.inputs), ("output", found.outputs)):
+        for port in ports:
+            table.add_row(side, port.name, port.dtype, _shape(port))
+    console.print(table)
+    if found.ops:
+        known = facts_json(found)
+        kinds = ", ".join(f"{kind} × {n}" for kind, n in list(known["operators"].items())[:12])
+        console.print(f"{len(found.ops)} operators: {kinds}")
+        flops = "unknown" if found.flops is None else f"{figures.count(found.flops)}FLOP an inference"
+        assumed = ", ".join(f"{name} {size}" for name, size in found.assumed.items())
+        console.print(flops + (f" at {assumed}" if assumed else ""))
+        if known["unknown_operators"]:
+            console.print(f"unknown cost: {', '.join(known['unknown_operators'])}", style="yellow")
+    if found.llm is not None:
+        llm = found.llm
+        console.print(
+            f"{llm.layers} layers, hidden {llm.hidden}, {llm.heads} heads ({llm.kv_heads} KV) of {llm.head_dim}, "
+            f"vocabulary {llm.vocab}, context {llm.context}"
+        )
+    for note in found.notes:
+        console.print(f"! {note}", style="yellow", markup=False)
+
+
+def _shape(port: IoFact) -> str:
+    if port.shape is None:
+        return "unknown"
+    return "(" + ", ".join("?" if size is None else str(size) for size in port.shape) + ")"
+
+
+def check_json(checked: Check) -> dict[str, Any]:
+    """The verdict with every term, what was chosen, and what would fit instead."""
+    return {
+        "source": {"kind": checked.source.kind, "name": checked.source.name, "bytes": checked.source.nbytes},
+        "target": checked.target.name,
+        "device": checked.device.name,
+        "quant": checked.scheme.name,
+        **dataclasses.asdict(checked.verdict),
+    }
+
+
+def check(checked: Check) -> None:
+    """Print the verdict: one line, every term with its formula, and what would fit instead."""
+    console = output()
+    verdict = checked.verdict
+    style = VERDICT_STYLE[verdict.verdict]
+    console.print(
+        f"{checked.source.name} → {checked.target.name} {checked.scheme.name} on {checked.device.title}: "
+        f"[bold {style}]{verdict.verdict}[/]"
+    )
+    if verdict.reason:
+        console.print(verdict.reason, markup=False)
+    table = Table("term", "value", "formula")
+    table.columns[1].justify = "right"
+    for term in verdict.terms:
+        table.add_row(
+            term.name + (" ≈" if term.estimate else ""), figures.term(term.value, term.unit), term.formula
+        )
+    console.print(table)
+    console.print("≈ rests on an estimate", style="dim")
+    if verdict.alternatives:
+        alternatives(verdict.alternatives)
+
+
+def alternatives(found: Iterable[Any]) -> None:
+    """Print what would fit instead."""
+    table = Table("what would fit", "peak memory", "latency", title="Instead", title_justify="left")
+    for other in found:
+        table.add_row(
+            other.change, figures.size(other.peak_memory_bytes), figures.milliseconds(other.latency_ms)
+        )
+    output().print(table)
+
+
+def target_json(target: Target) -> dict[str, Any]:
+    """A target's card, and whether this installation can convert for it."""
+    return {**dataclasses.asdict(target), "exporter": registry.exporter_available(target)}
+
+
+def targets(found: Iterable[Target]) -> None:
+    """Print one line a target."""
+    table = Table("target", "runs", "schemes", "converts")
+    for target in found:
+        also = f" ({', '.join(target.aliases)})" if target.aliases else ""
+        converts = "yes" if registry.exporter_available(target) else "check only"
+        table.add_row(target.name + also, target.title, " ".join(target.schemes), converts)
+    output().print(table)
+
+
+def target(found: Target) -> None:
+    """Print one target with its schemes."""
+    console = output()
+    console.print(f"[bold]{found.name}[/bold]: {found.title}; {found.format} by runtime {found.runtime}")
+    console.print(f"takes: {', '.join(found.sources)}; default device {found.default_device}")
+    table = Table("scheme", "what it is", "bits a weight", "activations", "calibration")
+    for scheme in found.schemes.values():
+        default = " (default)" if scheme.name == found.default_quant else ""
+        table.add_row(
+            scheme.name + default,
+            scheme.title,
+            f"{scheme.weight_bits:g}",
+            scheme.activations,
+            scheme.calibration,
+        )
+    console.print(table)
+
+
+def matrix(found: Iterable[Target]) -> None:
+    """Print which kind of source goes to which target; the reasons of refusals below."""
+    table = Table("target", *KINDS)
+    reasons = []
+    for target in found:
+        cells = []
+        for kind in KINDS:
+            refusal = target.refusal(kind)
+            if refusal is None:
+                cells.append("yes" if registry.exporter_available(target) else "check")
+            else:
+                cells.append(figures.UNKNOWN)
+                reasons.append(f"{kind} → {target.name}: {refusal.reason}; nearest: {refusal.nearest}")
+        table.add_row(target.name, *cells)
+    console = output()
+    console.print(table)
+    console.print("yes: converts; check: feasibility only in this version; –: refused, because:")
+    for reason in reasons:
+        console.print(reason, markup=False)
+
+
+def device_json(device: Device) -> dict[str, Any]:
+    """Every figure of a device, and which of them are estimates."""
+    return {**dataclasses.asdict(device), "estimates": sorted(device.estimates)}
+
+
+def devices(found: Iterable[Device]) -> None:
+    """Print one line a device."""
+    table = Table("device", "what it is", "class", "memory", "bandwidth", "int8", "fp32")
+    for device in found:
+        peak = device.peak or {}
+        table.add_row(
+            device.name,
+            device.title,
+            device.device_class,
+            figures.size(device.memory_bytes),
+            "–" if device.bandwidth is None else f"{figures.size(device.bandwidth)}/s",
+            _rate(peak.get("int8")),
+            _rate(peak.get("float32")),
+        )
+    output().print(table)
+
+
+def device(found: Device) -> None:
+    """Print every figure of one device with its basis."""
+    console = output()
+    console.print(f"[bold]{found.name}[/bold]: {found.title} ({found.device_class})")
+    table = Table("figure", "value", "basis")
+    rows = [
+        ("memory_bytes", figures.size(found.memory_bytes)),
+        ("usable_fraction", figures.percent(found.usable_fraction)),
+        ("bandwidth", "–" if found.bandwidth is None else f"{figures.size(found.bandwidth)}/s"),
+        ("flash_bytes", figures.size(found.flash_bytes)),
+        *((f"peak.{dtype}", _rate(rate)) for dtype, rate in (found.peak or {}).items()),
+    ]
+    for key, value in rows:
+        table.add_row(key, value, "estimate" if found.is_estimate(key) else "published")
+    console.print(table)
+    for source in found.sources:
+        console.print(source, markup=False)
+    if found.note:
+        console.print(found.note, markup=False)
+
+
+def _rate(value: float | None) -> str:
+    return figures.UNKNOWN if value is None else f"{figures.count(value)}OP/s"

@@ -1,0 +1,96 @@
+"""manifest.json: what was asked, what was made, what was predicted and what was measured (schema 1).
+
+docs/manifest.md describes every key. Figures that were not measured are null, never invented.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..targets.errors import SourceUnreadable, UsageError
+
+SCHEMA = 1
+NAME = "manifest.json"
+MAX_BYTES = 64 << 20
+REQUIRED = (
+    "schema",
+    "state",
+    "command",
+    "source",
+    "target",
+    "quant",
+    "runtime",
+    "files",
+    "fidelity",
+    "audit",
+)
+
+
+def file_entries(folder: Path) -> list[dict[str, Any]]:
+    """path, bytes and sha256 of every file below `folder`, sorted by path; the manifest itself left out."""
+    entries = []
+    for path in sorted(folder.rglob("*")):
+        if not path.is_file() or path.name == NAME:
+            continue
+        with path.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        entries.append(
+            {"path": path.relative_to(folder).as_posix(), "bytes": path.stat().st_size, "sha256": digest}
+        )
+    return entries
+
+
+def write(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Write `manifest` with the entries of the files that stand in `folder` now."""
+    (folder / NAME).write_text(json.dumps(manifest, indent=2, allow_nan=False) + "\n")
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """The manifest of an output folder; UsageError when there is none, SourceUnreadable when it is damaged."""
+    path = folder / NAME
+    if not path.is_file():
+        raise UsageError(
+            f"there is no {NAME}", where=str(folder), mend="Name a folder that `convert` published"
+        )
+    if path.stat().st_size > MAX_BYTES:
+        raise SourceUnreadable(f"is larger than {MAX_BYTES} bytes", where=str(path))
+    try:
+        manifest = json.loads(path.read_text())
+    except ValueError as error:
+        raise SourceUnreadable(f"is not JSON: {error}", where=str(path)) from error
+    if not isinstance(manifest, dict):
+        raise SourceUnreadable("is not a JSON object", where=str(path))
+    missing = [key for key in REQUIRED if key not in manifest]
+    if missing:
+        raise SourceUnreadable(f"the key is missing: {', '.join(missing)}", where=str(path))
+    if manifest["schema"] != SCHEMA:
+        raise SourceUnreadable(
+            f"is {manifest['schema']!r}, and this version reads {SCHEMA}",
+            where=f"{path}: schema",
+            mend="Upgrade modelport",
+        )
+    return manifest
+
+
+def check_hashes(folder: Path, manifest: Mapping[str, Any]) -> tuple[str, ...]:
+    """One sentence per file that is missing or differs from its entry. Paths that lead outside are refused."""
+    problems = []
+    root = folder.resolve()
+    for entry in manifest["files"]:
+        path = (root / str(entry["path"])).resolve()
+        if not path.is_relative_to(root):
+            raise SourceUnreadable(
+                f"{entry['path']!r} leads outside the folder", where=f"{folder / NAME}: files"
+            )
+        if not path.is_file():
+            problems.append(f"{entry['path']} is missing")
+            continue
+        with path.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        if digest != entry["sha256"]:
+            problems.append(f"{entry['path']} differs from its hash")
+    return tuple(problems)

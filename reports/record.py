@@ -1,0 +1,148 @@
+"""From what the steps returned to the manifest's keys, and the files that stand beside the artifact."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .. import __version__
+from ..calibration.samples import SampleSet
+from ..exporters import plan
+from ..exporters.job import Job, Outcome
+from ..verification.audit import Audit
+from ..verification.audit.rule import shares
+from . import html, manifest
+
+if TYPE_CHECKING:
+    from ..exporters.isolate import Finished
+    from ..pipeline import Check
+    from ..request import Request
+    from ..targets.feasibility import Predicted
+
+KEPT_BYTES = 16 << 20
+"""At most this much of the held-out samples is published beside the artifact."""
+KEPT = "verification"
+"""The folder of those samples in the output folder."""
+
+REPEATED = ("layout", "observer", "opset", "samples", "seed", "sequence", "signature", "threads")
+"""The options of a job that `modelport verify` needs again."""
+
+
+def build(
+    request: Request, checked: Check, job: Job, made: Finished, exported: Outcome, compared: Outcome
+) -> dict[str, Any]:
+    """The manifest of one conversion, without its `files`; every value is JSON."""
+    prepared, referenced, loaded = made[plan.PREPARE], made[plan.REFERENCE], made[plan.VERSIONS]
+    audited = audit_entry(compared.data["audit"], checked.scheme.weights, checked.scheme.compute)
+    notes = [*exported.notes, *(audited["warnings"] if audited else ())]
+    return {
+        "schema": manifest.SCHEMA,
+        "state": "done",
+        "command": list(request.command),
+        "modelport": __version__,
+        "versions": loaded.data["versions"],
+        "source": {
+            "kind": checked.source.kind,
+            "path": str(request.model),
+            "name": checked.source.name,
+            "architecture": checked.facts.architecture,
+            "parameters": checked.facts.parameters,
+            "bytes": checked.source.nbytes,
+            "weight_bytes": checked.facts.bytes_by_dtype,
+            "sha256": checked.source.sha256(),
+        },
+        "target": checked.target.name,
+        "device": checked.device.name,
+        "quant": checked.scheme.name,
+        "runtime": checked.target.runtime,
+        "format": checked.target.format,
+        "artifact": exported.files[0],
+        "io": {
+            "inputs": [dataclasses.asdict(port) for port in exported.inputs],
+            "outputs": [dataclasses.asdict(port) for port in exported.outputs],
+            "source_free_sequence": job.options["source_free_sequence"],
+        },
+        "options": {name: job.options[name] for name in REPEATED},
+        "calibration": {**prepared.data, "given": request.calibration is not None},
+        "files": [],
+        "predicted": predicted_entry(checked.verdict.predicted),
+        "predicted_this_host": predicted_entry(checked.host_verdict.predicted),
+        "measured": {
+            "threads": request.threads,
+            "latency_ms": compared.data["latency_ms"],
+            "peak_memory_bytes": compared.data["peak_memory_bytes"],
+            "file_bytes": sum((Path(job.staging) / file).stat().st_size for file in exported.files),
+            "source_latency_ms": referenced.data["source_latency_ms"],
+            "conversion_seconds": round(made.seconds, 3),
+            "conversion_peak_bytes": made.peak_bytes,
+        },
+        "fidelity": compared.data["fidelity"],
+        "audit": audited,
+        "feasibility": {
+            "verdict": checked.verdict.verdict,
+            "terms": [dataclasses.asdict(term) for term in checked.verdict.terms],
+        },
+        "notes": notes,
+    }
+
+
+def audit_entry(raw: Mapping[str, Any] | None, weights: str, compute: str) -> dict[str, Any] | None:
+    """The manifest's `audit`: the count, the shares and the warnings; None where nothing could be counted."""
+    if raw is None:
+        return None
+    counted = Audit(**raw)
+    held = shares(counted, weights, compute)
+    return {
+        **dataclasses.asdict(counted),
+        "int8_weight_share": counted.weight_share(("int8", "uint8")),
+        "int8_mac_share": counted.mac_share(("int8", "uint8")),
+        "asked": {
+            "weights": weights,
+            "compute": compute,
+            "weight_share": held.weights,
+            "mac_share": held.macs,
+        },
+        "warnings": list(held.warnings),
+        "refused": held.refused,
+    }
+
+
+def predicted_entry(predicted: Predicted) -> dict[str, Any]:
+    """The manifest's `predicted`: every figure of the verdict, null where it cannot be known."""
+    return dataclasses.asdict(predicted)
+
+
+def publish_into(folder: Path, job: Job, written: dict[str, Any], *, keep_samples: bool) -> None:
+    """Put samples, report and manifest beside the artifact; adds `files` to the manifest."""
+    if keep_samples:
+        written["kept_samples"] = keep(job, folder / KEPT)
+    html.write(folder, written)
+    written["files"] = manifest.file_entries(folder)
+    manifest.write(folder, written)
+
+
+def keep(job: Job, folder: Path) -> int:
+    """Copy held-out samples and reference outputs for `modelport verify`; returns how many were kept."""
+    held_out = SampleSet.open(Path(str(job.samples)) / "held_out")
+    reference = Path(str(job.options["reference"]))
+    total = sum(file.stat().st_size for file in held_out.folder.iterdir()) + reference.stat().st_size
+    count = held_out.count if total <= KEPT_BYTES else max(1, held_out.count * KEPT_BYTES // total)
+    folder.mkdir()
+    if count == held_out.count:
+        shutil.copytree(held_out.folder, folder / "held_out")
+        shutil.copyfile(reference, folder / "reference.npz")
+        return count
+    held_out.copy_head(folder / "held_out", count)
+    _copy_reference(reference, folder / "reference.npz", count)
+    return count
+
+
+def _copy_reference(source: Path, target: Path, count: int) -> None:
+    import numpy as np
+
+    with np.load(source, allow_pickle=False) as saved:
+        kept = {key: saved[key] for key in saved.files if int(key.split("|")[0]) < count}
+    np.savez(target, **kept)

@@ -1,0 +1,140 @@
+"""What a person sees while it runs and at the end: progress bars, tables, and errors in three lines."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+from . import figures
+
+
+def output() -> Console:
+    """The console for results: standard output."""
+    return Console(highlight=False)
+
+
+def errors() -> Console:
+    """The console for progress: standard error, so that results can be piped."""
+    return Console(stderr=True, highlight=False)
+
+
+class Bars:
+    """Progress bars on stderr, one a stage; a stage that names no total spins."""
+
+    def __init__(self, console: Console) -> None:
+        self._progress = Progress(
+            SpinnerColumn(finished_text="✓"),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=console,
+        )
+        self._tasks: dict[str, Any] = {}
+
+    def __enter__(self) -> Bars:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        """Draw one progress event; a new stage closes the ones before it."""
+        if stage not in self._tasks:
+            for task in self._tasks.values():
+                self._finish(task)
+            self._tasks[stage] = self._progress.add_task(stage, total=total or None)
+        self._progress.update(self._tasks[stage], completed=done, total=total or None)
+
+    def _finish(self, task: Any) -> None:
+        shown = self._progress.tasks[task]
+        self._progress.update(task, completed=shown.total or 1, total=shown.total or 1)
+
+
+def summary(console: Console, manifest: Mapping[str, Any], out: str) -> None:
+    """The table at the end of a conversion: size, latency and memory, fidelity, and what to look at."""
+    measured, predicted, here = manifest["measured"], manifest["predicted"], manifest["predicted_this_host"]
+    title = f"{manifest['source']['name']} → {manifest['target']} {manifest['quant']}"
+    table = Table(title=title, title_justify="left", title_style="bold")
+    table.add_column("")
+    for heading in (
+        "source",
+        f"predicted\n{manifest['device']}",
+        "predicted\nthis host",
+        "measured\nthis host",
+    ):
+        table.add_column(heading, justify="right")
+    table.add_row(
+        "size",
+        figures.size(manifest["source"]["bytes"]),
+        figures.size(predicted["file_bytes"]),
+        figures.size(here["file_bytes"]),
+        figures.size(measured["file_bytes"]),
+    )
+    table.add_row(
+        "latency p50",
+        figures.milliseconds(_p50(measured["source_latency_ms"])),
+        figures.milliseconds(predicted["latency_ms"]),
+        figures.milliseconds(here["latency_ms"]),
+        figures.milliseconds(_p50(measured["latency_ms"])),
+    )
+    table.add_row(
+        "peak memory",
+        "",
+        figures.size(predicted["peak_memory_bytes"]),
+        figures.size(here["peak_memory_bytes"]),
+        figures.size(measured["peak_memory_bytes"]),
+    )
+    console.print(table)
+    fidelity(console, manifest)
+    for sentence in (*manifest["calibration"]["warnings"], *manifest["notes"]):
+        console.print(Text(f"! {sentence}", style="yellow"))
+    console.print(
+        f"published [bold]{out}[/bold]: {manifest['artifact']}, manifest.json, report.html", highlight=False
+    )
+
+
+def fidelity(console: Console, manifest: Mapping[str, Any]) -> None:
+    """One line per output, and one for the audit."""
+    fidelity_figures = manifest["fidelity"]
+    if fidelity_figures is None:
+        console.print("fidelity: not checked, no runner here opens this format", style="yellow")
+        return
+    what = "held-out samples" if manifest["calibration"]["given"] else "random inputs (no data was given)"
+    console.print(f"fidelity on {fidelity_figures['samples']} {what}:", highlight=False)
+    for name, sentence in figures.fidelity_lines(fidelity_figures):
+        console.print(Text(f"  {name}: {sentence}"))
+    if manifest["audit"]:
+        asked = manifest["audit"]["asked"]
+        line = f"audit: {figures.percent(asked['weight_share'])} of the weight bytes are {asked['weights']}"
+        if "int" in asked["compute"]:
+            line += (
+                f", {figures.percent(asked['mac_share'])} of the multiply-accumulates are {asked['compute']}"
+            )
+        console.print(Text(line))
+
+
+def verified(console: Console, manifest: Mapping[str, Any]) -> None:
+    """What `modelport verify` found."""
+    console.print(f"{len(manifest['files'])} files have their hashes")
+    fidelity(console, manifest)
+
+
+def _p50(latency: Mapping[str, float] | None) -> float | None:
+    return latency["p50"] if latency else None

@@ -1,0 +1,49 @@
+"""Did the file get what was asked for? The shares that the manifest states and the warning they give."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from . import Audit
+
+EXPECTED = 0.95
+"""Share of the weight bytes, and of the multiply-accumulates where the scheme computes in integers."""
+REFUSED = 0.5
+"""Below this share of the weight bytes the file is not what was asked for."""
+
+SAME_FORM = {
+    "int8": ("int8", "uint8"),
+    "int4": ("int4", "uint4"),
+    "float16": ("float16",),
+    "int16": ("int16",),
+}
+"""Stored dtypes that count as the asked one."""
+
+
+@dataclass(frozen=True)
+class Shares:
+    """How much of the file is in the asked form, 0..1; None where nothing can be counted."""
+
+    weights: float | None
+    macs: float | None
+    warnings: tuple[str, ...]
+    refused: bool
+
+
+def shares(audit: Audit, weights: str, compute: str) -> Shares:
+    """Hold an audit against the scheme's weight dtype and compute dtype (names of `facts.DTYPE_BITS`)."""
+    weight_share = audit.weight_share(SAME_FORM.get(weights, (weights,)))
+    mac_share = audit.mac_share(SAME_FORM.get(compute, (compute,)))
+    warnings: list[str] = []
+    left = ", ".join(audit.float_ops[:6]) + (
+        f" and {len(audit.float_ops) - 6} more" if len(audit.float_ops) > 6 else ""
+    )
+    named = f"; left in float: {left}" if left else ""
+    if weight_share is not None and weight_share < EXPECTED:
+        warnings.append(
+            f"{weights} was asked for and {weight_share:.1%} of the weight bytes are {weights}{named}"
+        )
+    if "int" in compute and mac_share is not None and mac_share < EXPECTED:
+        warnings.append(f"{mac_share:.1%} of the multiply-accumulates are {compute}{named}")
+    refused = weights != "float32" and weight_share is not None and weight_share < REFUSED
+    return Shares(weight_share, mac_share, tuple(warnings), refused)
