@@ -25,7 +25,7 @@ EXPORTERS_GROUP = "modelport.exporters"
 """Entry points of this group: the name is a runtime, the value the module with REQUIRES and export."""
 RUNTIMES = f"{__package__.rpartition('.')[0]}.exporters.runtimes"
 
-Named = TypeVar("Named", Target, Device)
+Named = TypeVar("Named", bound=Target | Device)
 PathLike = str | os.PathLike[str]
 
 

@@ -1,0 +1,216 @@
+"""Will the model fit, and how fast will it be: judged from headers alone, each term with its formula."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from . import memory
+from .alternatives import find_alternatives
+from .card import QuantScheme, Target
+from .decoder import decoder_activations, decoder_latency, kv_term
+from .device import Device
+from .errors import UsageError
+from .facts import ModelFacts
+from .figures import count, size
+from .graph import graph_activations, graph_latency
+from .verdict import Alternative, Answer, Case, Predicted, Term, Verdict
+
+__all__ = ["Alternative", "Case", "Predicted", "Term", "Verdict", "judge"]
+
+DEFAULT_CONTEXT = 4096
+DEFAULT_PROMPT = 512
+DEFAULT_GENERATED = 256
+
+
+def judge(
+    facts: ModelFacts,
+    target: Target,
+    device: Device,
+    scheme: QuantScheme,
+    *,
+    batch: int = 1,
+    context: int | None = None,
+    sequence: int | None = None,
+) -> Verdict:
+    """Whether the model fits, and what it will cost; with what would fit instead where it does not.
+
+    Whether target and source go together at all is another question: `Target.require_source`.
+
+    Args:
+        facts: What inspection found. Its free dimensions have the sizes that `facts.assumed` tells.
+        target: Gives the limits of the format and the runtime's overhead.
+        device: Gives memory, bandwidth and rates.
+        scheme: Gives the bits.
+        batch: Samples or sequences at a time.
+        context: Tokens per sequence that the KV cache holds; language models only. Default: the model's
+            own, up to 4096.
+        sequence: Tokens of the prompt; language models only. Default: 512, or half the context.
+
+    Raises:
+        UsageError: batch, context or sequence make no sense.
+    """
+    case = _case(facts, target, device, scheme, batch, context, sequence)
+    verdict = assess(case)
+    if verdict.verdict != "does not fit":
+        return verdict
+    return replace(verdict, alternatives=find_alternatives(case, assess))
+
+
+def _case(
+    facts: ModelFacts,
+    target: Target,
+    device: Device,
+    scheme: QuantScheme,
+    batch: int,
+    context: int | None,
+    sequence: int | None,
+) -> Case:
+    for option, value in (("--batch", batch), ("--context", context), ("--sequence", sequence)):
+        if value is not None and value < 1:
+            raise UsageError(f"is {value}", where=option, mend="Give a number from 1 on")
+    counts = memory.count_weights(facts)
+    if facts.llm is None:
+        return Case(facts, counts, target, device, scheme, batch)
+    tokens = context if context is not None else min(facts.llm.context, DEFAULT_CONTEXT)
+    prompt = sequence if sequence is not None else max(1, min(DEFAULT_PROMPT, tokens // 2))
+    if prompt > tokens:
+        raise UsageError(
+            f"a prompt of {prompt} tokens does not go into a context of {tokens}",
+            where="--sequence",
+            mend="Make the context longer or the prompt shorter",
+        )
+    generated = max(1, min(DEFAULT_GENERATED, tokens - prompt))
+    return Case(facts, counts, target, device, scheme, batch, tokens, prompt, generated)
+
+
+def assess(case: Case) -> Verdict:
+    """The verdict on one case, without alternatives."""
+    file = _file_term(case)
+    needed, total = _memory_terms(case)
+    limits, failed, unknown = _compare(case, file, needed, total)
+    timing, predicted = decoder_latency(case) if case.facts.llm else graph_latency(case)
+    answer: Answer = "does not fit" if failed else "unknown" if unknown else "fits"
+    return Verdict(
+        verdict=answer,
+        terms=(file, *needed, total, *limits, *timing),
+        predicted=replace(
+            predicted,
+            file_bytes=None if file.value is None else round(file.value),
+            peak_memory_bytes=None if total.value is None else round(total.value),
+        ),
+        reasons=tuple(failed or unknown),
+        basis=_basis(case),
+    )
+
+
+def _file_term(case: Case) -> Term:
+    extra = case.target.overhead
+    weights = memory.stored_bytes(case.counts, case.scheme)
+    graph = extra.file_bytes + len(case.facts.ops) * extra.file_bytes_per_op
+    return Term(
+        "file",
+        weights + graph,
+        "B",
+        f"weights {size(weights)} + graph and metadata {size(graph)}",
+        estimate=True,
+    )
+
+
+def _memory_terms(case: Case) -> tuple[list[Term], Term]:
+    """Each part of the memory, and their sum (None when a part cannot be known)."""
+    counts, scheme = case.counts, case.scheme
+    resident = memory.resident_bytes(counts, scheme)
+    in_flash = case.device.flash_bytes is not None
+    bits = scheme.resident_bits or scheme.weight_bits
+    formula = f"{count(counts.elements)} weights, matrices at {bits:g} bits"
+    if in_flash:
+        resident, formula = 0.0, "weights are read in place from flash"
+    parts = [Term("M_model", resident, "B", formula)]
+    if case.facts.llm:
+        parts.append(kv_term(case))
+        parts.append(decoder_activations(case))
+    else:
+        parts.append(graph_activations(case))
+    extra = case.target.overhead
+    runtime = extra.memory_bytes + extra.weight_copies * resident
+    copies = (
+        f" + {extra.weight_copies:g} x M_model kept by the loader" if extra.weight_copies and resident else ""
+    )
+    parts.append(
+        Term("runtime", runtime, "B", f"{size(extra.memory_bytes)} of {case.target.runtime}{copies}", True)
+    )
+    values = [part.value for part in parts]
+    names = " + ".join(part.name for part in parts)
+    if any(value is None for value in values):
+        missing = ", ".join(part.name for part in parts if part.value is None)
+        return parts, Term("M_infer", None, "B", f"{names}; cannot be known without {missing}")
+    return parts, Term("M_infer", sum(value or 0.0 for value in values), "B", names, True)
+
+
+def _compare(
+    case: Case, file: Term, needed: list[Term], total: Term
+) -> tuple[list[Term], list[str], list[str]]:
+    """The limits as terms, and in sentences what breaks them and what cannot be known."""
+    device, limits = case.device, case.target.limits
+    terms, failed, unknown = [], [], []
+    at_least = sum(part.value or 0.0 for part in needed)
+    usable = device.usable_bytes
+    if usable is None:
+        unknown.append(f"the memory of {device.name} is not known: a device file of your own can tell it")
+    else:
+        formula = (
+            f"{size(device.memory_bytes or 0)} of {device.name} x {device.usable_fraction:g} for one program"
+        )
+        terms.append(Term("usable memory", float(usable), "B", formula, device.usable_fraction < 1))
+        if at_least > usable:
+            failed.append(
+                f"it needs {size(at_least)} of memory, and {device.name} has {size(usable)} to give"
+            )
+    ceiling = limits.max_memory_bytes
+    if ceiling is not None and at_least > ceiling:
+        failed.append(
+            f"it needs {size(at_least)} of memory, and {case.target.name} can address {size(ceiling)}"
+        )
+    if total.value is None:
+        unknown.append(f"memory beyond {size(at_least)}: {total.formula.rpartition('; ')[2]}")
+    for name, limit, owner in (
+        ("flash", device.flash_bytes, device.name),
+        ("largest file", limits.max_file_bytes, case.target.format),
+    ):
+        if limit is None:
+            continue
+        terms.append(
+            Term(
+                name,
+                float(limit),
+                "B",
+                f"limit of {owner}",
+                name == "flash" and device.is_estimate("flash_bytes"),
+            )
+        )
+        if file.value is not None and file.value > limit:
+            failed.append(f"the file takes {size(file.value)}, and the limit of {owner} is {size(limit)}")
+    return terms, failed, unknown
+
+
+def _basis(case: Case) -> tuple[str, ...]:
+    """What the figures rest on, in sentences."""
+    device = case.device
+    said = [f"{name} taken as {value}" for name, value in case.facts.assumed.items()]
+    if case.facts.llm:
+        said.append(
+            f"batch {case.batch}, context {case.context}: a prompt of {case.prompt} tokens"
+            f" and {case.generated} generated ones"
+        )
+        if case.context > case.facts.llm.context:
+            said.append(f"the model was made for {case.facts.llm.context} tokens, fewer than this context")
+        if case.counts.experts:
+            said.append("a mixture of experts: every expert counts as read, so decoding is an upper bound")
+    estimated = sorted(device.estimates - {"launch_us"})
+    if estimated:
+        said.append(
+            f"estimates of {device.name}: {', '.join(estimated)}"
+            + (f" ({device.note})" if device.note else "")
+        )
+    said.append("efficiencies, runtime overhead and the usable share of the memory are planning estimates")
+    return tuple(said)

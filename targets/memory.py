@@ -1,0 +1,128 @@
+"""Memory and file formulas, one function a formula: weights, KV cache, activations and their sum."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .card import QuantScheme
+from .facts import DTYPE_BITS, LlmFacts, ModelFacts, TensorFact
+
+EMBEDDING_NAMES = ("embed", "wte.", "wpe.", "lm_head")
+"""Parts of names that mark look-up tables and language-model heads in the checkpoints of transformers."""
+
+
+@dataclass(frozen=True)
+class WeightCounts:
+    """Elements of a model's float weights, sorted by how schemes treat them."""
+
+    matrices: int = 0
+    embeddings: int = 0
+    """Look-up tables and language-model heads."""
+    convs: int = 0
+    vectors: int = 0
+    """Biases, norms: whatever has rank 0 or 1."""
+    fixed_bytes: int = 0
+    """Bytes of integer tensors, which no scheme changes."""
+    experts: bool = False
+    """True for a mixture of experts: one token reads a part of the matrices only."""
+
+    @property
+    def elements(self) -> int:
+        """Number of float weights."""
+        return self.matrices + self.embeddings + self.convs + self.vectors
+
+
+def count_weights(facts: ModelFacts) -> WeightCounts:
+    """Sort the weights of a model; by dtype, rank, and for tables by name or the vocabulary's size."""
+    counts = {"matrices": 0, "embeddings": 0, "convs": 0, "vectors": 0, "fixed": 0}
+    experts = False
+    for tensor in facts.tensors:
+        group = _group(tensor, facts.llm)
+        counts[group] += tensor.nbytes if group == "fixed" else _elements(tensor)
+        experts = experts or ".experts." in tensor.name
+    return WeightCounts(
+        counts["matrices"], counts["embeddings"], counts["convs"], counts["vectors"], counts["fixed"], experts
+    )
+
+
+def _elements(tensor: TensorFact) -> int:
+    total = 1
+    for size in tensor.shape:
+        total *= size
+    return total
+
+
+def _group(tensor: TensorFact, llm: LlmFacts | None) -> str:
+    if "float" not in tensor.dtype:
+        return "fixed"
+    rank = len(tensor.shape)
+    if rank < 2:
+        return "vectors"
+    if rank > 2 and llm is None:
+        return "convs"
+    named = rank == 2 and any(part in tensor.name for part in EMBEDDING_NAMES)
+    sized = llm is not None and rank == 2 and llm.vocab in tensor.shape
+    return "embeddings" if named or sized else "matrices"
+
+
+def dense_bytes(elements: float, bits: float) -> float:
+    """Bytes of `elements` values at `bits` effective bits each: elements * bits / 8."""
+    return elements * bits / 8
+
+
+def stored_bytes(counts: WeightCounts, scheme: QuantScheme) -> float:
+    """M_model in the file, in bytes: each group of weights at the scheme's effective bits."""
+    return _weights_at(counts, scheme, scheme.weight_bits)
+
+
+def resident_bytes(counts: WeightCounts, scheme: QuantScheme) -> float:
+    """M_model in memory, in bytes: as stored, but expanded where the runtime does so (`resident_bits`)."""
+    return _weights_at(counts, scheme, scheme.resident_bits or scheme.weight_bits)
+
+
+def _weights_at(counts: WeightCounts, scheme: QuantScheme, bits: float) -> float:
+    return (
+        dense_bytes(counts.matrices, bits)
+        + dense_bytes(counts.convs, scheme.conv_bits or bits)
+        + dense_bytes(counts.embeddings, scheme.embedding_bits or scheme.weight_bits)
+        + dense_bytes(counts.vectors, scheme.vector_bits)
+        + counts.fixed_bytes
+    )
+
+
+def decode_counts(counts: WeightCounts, llm: LlmFacts) -> WeightCounts:
+    """The weights that one decoded token reads: all but the input table, of which it reads one row.
+
+    A tied table is read whole all the same, as the head.
+    """
+    head = min(counts.embeddings, llm.vocab * llm.hidden)
+    return WeightCounts(counts.matrices, head, counts.convs, counts.vectors, 0, counts.experts)
+
+
+def kv_bytes(layers: int, kv_heads: int, head_dim: int, batch: int, tokens: int, bits: float) -> float:
+    """M_KV = 2 * layers * kv_heads * head_dim * B * S * bytes: keys and values of every token, in bytes.
+
+    DESIGN.md, *Feasibility*; llama.cpp reports exactly this.
+    """
+    return 2 * layers * kv_heads * head_dim * batch * tokens * bits / 8
+
+
+def activation_bytes(peak_elements: float, batch: int, dtype: str) -> float:
+    """M_activations of a graph in bytes: the most elements alive at once, each at its dtype's size."""
+    return peak_elements * batch * DTYPE_BITS[dtype] / 8
+
+
+def llm_activation_bytes(llm: LlmFacts, batch: int, tokens: int, dtype: str) -> float:
+    """M_activations of a decoder in bytes, when `tokens` positions per sequence go through at once.
+
+    The residual stream twice, queries, keys and values, and the two halves of the gated feed-forward
+    layer, with attention computed blockwise (no S x S matrix); logits of the last position in 32 bits.
+    An estimate: runtimes differ in what they keep.
+    """
+    width = 2 * llm.hidden + (llm.heads + 2 * llm.kv_heads) * llm.head_dim + 2 * llm.intermediate
+    return batch * tokens * width * DTYPE_BITS[dtype] / 8 + batch * llm.vocab * 4
+
+
+def inference_bytes(model: float, kv: float, activations: float) -> float:
+    """M_infer = M_model + M_KV + M_activations, in bytes (DESIGN.md, *Feasibility*)."""
+    return model + kv + activations

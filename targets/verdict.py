@@ -1,0 +1,98 @@
+"""The values of the feasibility check: the case that is judged, and the verdict with its terms."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from .card import QuantScheme, Target
+from .device import Device
+from .facts import ModelFacts
+from .memory import WeightCounts
+
+Answer = Literal["fits", "does not fit", "unknown"]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One question: does this model, stored like this, run on this device under these conditions?"""
+
+    facts: ModelFacts
+    counts: WeightCounts
+    target: Target
+    device: Device
+    scheme: QuantScheme
+    batch: int = 1
+    context: int = 0
+    """Tokens that the KV cache holds, prompt and answer together; 0 for a graph."""
+    prompt: int = 0
+    """Tokens of the prompt; 0 for a graph."""
+    generated: int = 0
+    """Tokens of the answer; 0 for a graph."""
+
+
+@dataclass(frozen=True)
+class Term:
+    """One figure of the verdict with the formula that gave it, numbers filled in."""
+
+    name: str
+    value: float | None
+    """None when it cannot be known; `formula` then says what is missing."""
+    unit: str
+    """"B", "ms", "tok/s" or "FLOP"."""
+    formula: str
+    estimate: bool = False
+    """True when an input of the formula is an estimate rather than published or counted."""
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """The figures that the manifest puts beside the measured ones; None where they cannot be known."""
+
+    latency_ms: float | None = None
+    """One inference of a graph by the roofline per operator."""
+    peak_memory_bytes: int | None = None
+    file_bytes: int | None = None
+    latency_upper_ms: float | None = None
+    """One inference by T_compute + T_memory + T_communication."""
+    prefill_ms: float | None = None
+    decode_ms: float | None = None
+    """One generated token of every sequence of the batch."""
+    tokens_per_second: float | None = None
+
+
+@dataclass(frozen=True)
+class Alternative:
+    """A change to the request after which it fits."""
+
+    change: str
+    """What to write instead, as in "--quant int8" or "--device a100-80gb"."""
+    quant: str
+    device: str
+    batch: int
+    context: int | None
+    """None for a graph."""
+    memory_bytes: int | None
+    file_bytes: int | None
+    latency_ms: float | None
+    """One inference, or one generated token of a language model."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The answer, why, and what would fit instead."""
+
+    verdict: Answer
+    terms: tuple[Term, ...]
+    predicted: Predicted
+    reasons: tuple[str, ...] = ()
+    """Why it does not fit, or what cannot be known; empty when it fits."""
+    alternatives: tuple[Alternative, ...] = field(default=())
+    """What would fit; only for a verdict of "does not fit"."""
+    basis: tuple[str, ...] = ()
+    """What the figures rest on: assumptions, estimates, sizes taken for free dimensions."""
+
+    @property
+    def reason(self) -> str:
+        """All reasons in one line; "" when it fits."""
+        return "; ".join(self.reasons)
