@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...targets.errors import SourceUnreadable, Unsupported, UsageError
-from ...targets.facts import IoFact
 
 if TYPE_CHECKING:
     import torch
@@ -30,9 +29,10 @@ def load(path: Path, options: Mapping[str, Any]) -> TorchModel:
     """
     import torch
 
+    from .. import huggingface
     from .torch_model import DEFAULT_SEQUENCE, TorchModel
 
-    inputs, outputs = _signature(path)
+    inputs, outputs = huggingface.signature(path)
     input_names = tuple(fact.name for fact in inputs)
     output_names = tuple(fact.name for fact in outputs)
     pooled = output_names == ("sentence_embedding",)
@@ -52,26 +52,8 @@ def load(path: Path, options: Mapping[str, Any]) -> TorchModel:
         fact.name: {axis: size for axis, size in enumerate(fact.shape or ()) if isinstance(size, str)}
         for fact in inputs
     }
-    module = _positional(backbone, input_names, output_names[0], _pooling(path) if pooled else None)
+    module = _positional(backbone, input_names, output_names, _pooling(path) if pooled else None)
     return TorchModel(module, input_names, output_names, example, dynamic)
-
-
-def _signature(path: Path) -> tuple[tuple[IoFact, ...], tuple[IoFact, ...]]:
-    config = json.loads((path / "config.json").read_text())
-    names = ["input_ids", "attention_mask"] + (
-        ["token_type_ids"] if config.get("type_vocab_size", 0) > 1 else []
-    )
-    kind = str((config.get("architectures") or [""])[0])
-    if "image_size" in config or "num_channels" in config:
-        size = config.get("image_size", 224)
-        inputs = (IoFact("pixel_values", "float32", ("batch", config.get("num_channels", 3), size, size)),)
-    else:
-        inputs = tuple(IoFact(name, "int64", ("batch", "sequence")) for name in names)
-    if (path / "modules.json").exists():
-        out = "sentence_embedding"
-    else:
-        out = "logits" if "For" in kind else "last_hidden_state"
-    return inputs, (IoFact(out, "float32", None),)
 
 
 def _pretrained(path: Path, *, base: bool) -> Any:
@@ -161,28 +143,29 @@ def _refuse_too_long(config: Any, sequence: int, path: Path) -> None:
 
 
 def _positional(
-    backbone: Any, input_names: tuple[str, ...], output: str, pool: Pool | None
+    backbone: Any, input_names: tuple[str, ...], output_names: tuple[str, ...], pool: Pool | None
 ) -> torch.nn.Module:
-    """`backbone` taking positional tensors and returning the one output that `output` names."""
+    """`backbone` taking positional tensors and returning the outputs that `output_names` names."""
     import torch
 
-    field = "last_hidden_state" if pool else output
+    fields = ("last_hidden_state",) if pool else output_names
 
-    class Positional(torch.nn.Module):
+    class Positional(torch.nn.Module):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
             self.backbone = backbone
 
-        def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor]:
+        def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
             named = dict(zip(input_names, tensors, strict=True))
-            states = getattr(self.backbone(**named, return_dict=True), field)
-            return (pool(states, named["attention_mask"]) if pool else states,)
+            given = self.backbone(**named, return_dict=True)
+            states = tuple(getattr(given, field) for field in fields)
+            return (pool(states[0], named["attention_mask"]),) if pool else states
 
     return Positional().eval()
 
 
 def _pooling(path: Path) -> Pool:
-    """What modules.json puts behind the backbone: pooling, and normalisation to length 1 where it is listed."""
+    """What modules.json puts behind the backbone: pooling, and normalisation to length 1 where listed."""
     listed = json.loads((path / "modules.json").read_text())
     kinds = {str(module["type"]).rsplit(".", 1)[-1]: str(module["path"]) for module in listed}
     unknown = sorted(set(kinds) - {"Transformer", "Pooling", "Normalize"})

@@ -1,4 +1,4 @@
-"""A torch source as one module of tensors in, tensors out: what every exporter of a torch model starts from."""
+"""A torch source as one module of tensors in, tensors out: where every exporter of a torch model starts."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...targets.errors import SourceUnreadable, Unsupported
+from . import finite
 
 if TYPE_CHECKING:
     import numpy as np
@@ -51,15 +52,21 @@ def load(kind: str, path: Path, options: Mapping[str, Any]) -> TorchModel:
         model = huggingface_model.load(path, options)
     else:
         raise Unsupported(f"a source of kind {kind!r} is not a torch model", where=str(path))
-    refuse_non_finite(model.module, path)
+    for name, tensor in model.module.state_dict().items():
+        if tensor.is_floating_point():
+            finite.refuse_non_finite(tensor.float().numpy(), f"{path}: weight {name}")
     return model
 
 
 def load_reference(kind: str, path: Path, options: Mapping[str, Any]) -> Reference:
-    """The torch source as a function on NumPy arrays, computed in float32 (what fidelity is measured to)."""
+    """The torch source as a function on NumPy arrays, computed in float32 on `options["threads"]` (1) threads.
+
+    It is what fidelity and speed are measured against. The number of threads is the process's.
+    """
     import torch
 
     model = load(kind, path, options)
+    torch.set_num_threads(int(options.get("threads") or 1))
 
     def run(feeds: Feeds) -> dict[str, np.ndarray[Any, Any]]:
         tensors = [
@@ -71,23 +78,6 @@ def load_reference(kind: str, path: Path, options: Mapping[str, Any]) -> Referen
         return {name: value.numpy() for name, value in zip(model.output_names, results, strict=True)}
 
     return run
-
-
-def refuse_non_finite(module: torch.nn.Module, path: Path) -> None:
-    """Raise SourceUnreadable naming the first parameter or buffer that holds NaN or Inf.
-
-    Masks are meant to hold -Inf, so only parameters and the running statistics that `state_dict` keeps count.
-    """
-    import torch
-
-    for name, tensor in module.state_dict().items():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            bad = int((~torch.isfinite(tensor)).sum())
-            raise SourceUnreadable(
-                f"{bad} of {tensor.numel()} values are NaN or Inf",
-                where=f"{path}: weight {name}",
-                mend="Save the model again from a checkpoint whose weights are finite",
-            )
 
 
 def _exported(path: Path, options: Mapping[str, Any]) -> TorchModel:
@@ -136,7 +126,7 @@ def _refuse_training_mode(program: torch.export.ExportedProgram, path: Path) -> 
 
 
 def _free_axes(tensor: Any) -> dict[int, str]:
-    """Symbol of each free axis: axis 0 is "batch", axis 1 of integer ids "sequence", others keep their own."""
+    """Symbol of each free axis: axis 0 is "batch", axis 1 of integer ids "sequence", others keep theirs."""
     ids = len(tensor.shape) == 2 and not tensor.is_floating_point()
     known = {0: "batch", **({1: "sequence"} if ids else {})}
     return {
@@ -188,7 +178,7 @@ def _flattened(
 
     in_spec = program.call_spec.in_spec
 
-    class Flattened(torch.nn.Module):
+    class Flattened(torch.nn.Module):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
             self.program = program.module(check_guards=False)
