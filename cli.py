@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import click
 
 from . import __version__
-from .targets.errors import ModelportError
+from .targets.errors import DoesNotFit, ModelportError
 
 EPILOG = (
     "Exit codes: 0 done, 2 wrong usage, 3 does not fit, 4 source unreadable, 5 unsupported pair or operator, "
@@ -268,6 +268,10 @@ def _guard(work: Callable[[], int | None], *, as_json: bool, debug: bool) -> Non
     try:
         sys.exit(work() or 0)
     except ModelportError as error:
+        if isinstance(error, DoesNotFit) and error.check is not None and not as_json:
+            from .reports import listings
+
+            listings.check(error.check)
         _print_error(error.exit_code, {"fact": error.fact, "where": error.where, "mend": error.mend}, as_json)
         if debug:
             click.echo(getattr(error, "log", ""), err=True)

@@ -51,17 +51,15 @@ class Conversion:
 
 def check(request: Request) -> Check:
     """Steps 1 to 4: open, inspect, choose and judge, from headers alone; imports no framework."""
-    source = sources.open_source(request.model)
-    facts = sources.inspect(source, sequence=request.sequence or SEQUENCE)
     target = registry.find_target(request.target)
-    device = registry.find_device(request.device or target.default_device)
     scheme = target.scheme(request.quant or target.default_quant)
-    target.require_source(facts.kind)
+    device = registry.find_device(request.device, target)
+    source = sources.open_source(request.model)
+    target.require_source(source.kind)
+    facts = sources.inspect(source, sequence=request.sequence or SEQUENCE)
     here = host.this_host(threads=request.threads)
-    asked, hosted = (
-        feasibility.judge(facts, target, where, scheme, batch=request.batch, context=request.context)
-        for where in (device, here)
-    )
+    options = {"batch": request.batch, "context": request.context, "sequence": request.sequence}
+    asked, hosted = (feasibility.judge(facts, target, where, scheme, **options) for where in (device, here))
     return Check(source, facts, target, device, scheme, asked, hosted)
 
 
@@ -69,9 +67,9 @@ def convert(request: Request, on_progress: OnProgress | None = None) -> Conversi
     """Steps 1 to 8; publishes the output folder or raises one of `targets.errors` and leaves nothing."""
     checked = check(request)
     if checked.verdict.verdict == "does not fit" and not request.force:
-        raise DoesNotFit(
-            checked.verdict.reason, mend="`modelport check` lists what would fit; --force converts anyway"
-        )
+        refusal = DoesNotFit(checked.verdict.reason, mend="--force converts all the same")
+        refusal.check = checked
+        raise refusal
     _require_data(request, checked.scheme)
     chosen = plan.make_plan(
         checked.facts, checked.target, checked.scheme, calibrated=request.calibration is not None

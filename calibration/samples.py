@@ -38,7 +38,9 @@ class SampleSet:
         """All samples of one input, memory-mapped: shape (count, ...)."""
         import numpy as np
 
-        mapped: np.ndarray[Any, Any] = np.load(self.folder / self.inputs[name], mmap_mode="r", allow_pickle=False)
+        mapped: np.ndarray[Any, Any] = np.load(
+            self.folder / self.inputs[name], mmap_mode="r", allow_pickle=False
+        )
         return mapped
 
     def _optional(self, file: str) -> np.ndarray[Any, Any] | None:
@@ -57,7 +59,9 @@ class SampleSet:
         """Right class of each sample, int64 of shape (count,), or None when the data does not say."""
         return self._optional("labels.npy")
 
-    def feeds(self, *, trim: bool = False, limit: int | None = None) -> Iterator[dict[str, np.ndarray[Any, Any]]]:
+    def feeds(
+        self, *, trim: bool = False, limit: int | None = None
+    ) -> Iterator[dict[str, np.ndarray[Any, Any]]]:
         """One feed per sample: input name to array with a batch axis of 1.
 
         With `trim`, padded samples are cut to their own length (for models whose sequence axis is free).

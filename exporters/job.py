@@ -78,5 +78,7 @@ class Outcome:
         """The outcome that `to_json` wrote."""
         raw = json.loads(text)
         for side in ("inputs", "outputs"):
-            raw[side] = tuple(Port(**{**port, "permutation": tuple(port["permutation"])}) for port in raw[side])
+            raw[side] = tuple(
+                Port(**{**port, "permutation": tuple(port["permutation"])}) for port in raw[side]
+            )
         return cls(**{**raw, "files": tuple(raw["files"]), "notes": tuple(raw["notes"])})

@@ -5,18 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ..targets import figures
+
 UNKNOWN = "–"
 
 
 def size(value: float | None) -> str:
     """Bytes with a decimal unit: 1.53 MB."""
-    if value is None:
-        return UNKNOWN
-    for unit in ("B", "kB", "MB", "GB"):
-        if abs(value) < 1000:
-            return f"{value:.0f} B" if unit == "B" else f"{value:.3g} {unit}"
-        value /= 1000
-    return f"{value:.3g} TB"
+    return UNKNOWN if value is None else figures.size(value)
 
 
 def milliseconds(value: float | None) -> str:
@@ -35,20 +31,14 @@ def percent(value: float | None) -> str:
 
 def count(value: float | None) -> str:
     """A number of parameters or operations: 22.7 M."""
-    if value is None:
-        return UNKNOWN
-    for unit in ("", " k", " M", " G"):
-        if abs(value) < 1000:
-            return f"{value:.3g}{unit}"
-        value /= 1000
-    return f"{value:.3g} T"
+    return UNKNOWN if value is None else figures.count(value)
 
 
 def term(value: float | None, unit: str) -> str:
     """One term of a verdict in its unit."""
     if value is None:
         return UNKNOWN
-    if unit in ("B", "bytes"):
+    if unit == "B":
         return size(value)
     return milliseconds(value) if unit == "ms" else f"{value:.4g} {unit}"
 
@@ -58,20 +48,20 @@ def fidelity_lines(fidelity: Mapping[str, Any] | None) -> list[tuple[str, str]]:
     if fidelity is None:
         return []
     lines = []
-    for name, figures in fidelity["outputs"].items():
+    for name, found in fidelity["outputs"].items():
         sqnr = (
             "identical"
-            if figures["exact"]
-            else f"SQNR {figures['sqnr_db']:.1f} dB"
-            if figures["sqnr_db"]
+            if found["exact"]
+            else f"SQNR {found['sqnr_db']:.1f} dB"
+            if found["sqnr_db"]
             else "SQNR –"
         )
-        parts = [sqnr, f"cosine {figures['cosine']:.4f} (worst {figures['cosine_min']:.4f})"]
-        if figures["top1_agreement"] is not None:
-            parts.append(f"top-1 agreement {percent(figures['top1_agreement'])}")
-        if figures.get("accuracy") is not None:
+        parts = [sqnr, f"cosine {found['cosine']:.4f} (worst {found['cosine_min']:.4f})"]
+        if found["top1_agreement"] is not None:
+            parts.append(f"top-1 agreement {percent(found['top1_agreement'])}")
+        if found.get("accuracy") is not None:
             parts.append(
-                f"accuracy {percent(figures['accuracy'])} (source {percent(figures['source_accuracy'])})"
+                f"accuracy {percent(found['accuracy'])} (source {percent(found['source_accuracy'])})"
             )
         lines.append((name, ", ".join(parts)))
     return lines

@@ -95,8 +95,8 @@ def check_json(checked: Check) -> dict[str, Any]:
     }
 
 
-def check(checked: Check) -> None:
-    """Print the verdict: one line, every term with its formula, and what would fit instead."""
+def check(checked: Any) -> None:
+    """Print the verdict of a `pipeline.Check`: every term with its formula, and what would fit instead."""
     console = output()
     verdict = checked.verdict
     style = VERDICT_STYLE[verdict.verdict]
@@ -114,6 +114,8 @@ def check(checked: Check) -> None:
         )
     console.print(table)
     console.print("≈ rests on an estimate", style="dim")
+    for basis in verdict.basis:
+        console.print(basis, style="dim", markup=False)
     if verdict.alternatives:
         alternatives(verdict.alternatives)
 
@@ -122,9 +124,7 @@ def alternatives(found: Iterable[Any]) -> None:
     """Print what would fit instead."""
     table = Table("what would fit", "peak memory", "latency", title="Instead", title_justify="left")
     for other in found:
-        table.add_row(
-            other.change, figures.size(other.peak_memory_bytes), figures.milliseconds(other.latency_ms)
-        )
+        table.add_row(other.change, figures.size(other.memory_bytes), figures.milliseconds(other.latency_ms))
     output().print(table)
 
 

@@ -57,7 +57,8 @@ def show(found: dict[str, Any]) -> None:
     console.print(f"modelport {found['modelport']}, Python {found['python']}, {found['system']}")
     host = found["host"]
     console.print(
-        f"{host['title']}: {figures.size(host['memory_bytes'])} memory, {figures.size(host['disk_free_bytes'])} disk free"
+        f"{host['title']}: {figures.size(host['memory_bytes'])} memory, "
+        f"{figures.size(host['disk_free_bytes'])} disk free"
     )
     table = Table("part", "ready", "versions")
     wanting = []

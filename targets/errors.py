@@ -55,6 +55,8 @@ class DoesNotFit(ModelportError):
     """The model does not fit the device; raised before any framework is imported."""
 
     exit_code = 3
+    check: object = None
+    """The `pipeline.Check` whose verdict lists every term and what would fit instead."""
 
 
 class SourceUnreadable(ModelportError):
