@@ -98,7 +98,7 @@ def explain(error: BaseException, job: Job, where: str) -> ModelportError:
         full = disk_full(link, job.work, WorkerDied) if isinstance(link, OSError) else None
         if (
             full is None
-            and any(word in str(link) for word in _DISK_WORDS)
+            and any(word in _text(link) for word in _DISK_WORDS)
             and not isinstance(link, ModelportError)
         ):
             full = disk_full(OSError(errno.ENOSPC, "", None), job.work, WorkerDied)
@@ -107,7 +107,7 @@ def explain(error: BaseException, job: Job, where: str) -> ModelportError:
     if isinstance(error, ModelportError) and not isinstance(error, ConversionFailed):
         return error
     for link in chain:
-        if isinstance(link, MemoryError) or any(word in str(link) for word in _MEMORY_WORDS):
+        if isinstance(link, MemoryError) or any(word in _text(link) for word in _MEMORY_WORDS):
             return WorkerDied(
                 f"out of memory ({_line(link)})",
                 where=where,
@@ -119,17 +119,24 @@ def explain(error: BaseException, job: Job, where: str) -> ModelportError:
         return MissingExtra(
             f"the Python module {error.name!r} is not installed",
             where=where,
-            mend=f"Install the target's extra, as in: pip install '{ROOT}[{job.target}]'",
+            mend=f"Install the target's extra, as in: pip install '{ROOT}[{job.options.get('extra') or job.target}]'",
         )
     return ConversionFailed(_line(error), where=where, mend="Add --debug to see the traceback and the log.")
 
 
 def _line(error: BaseException) -> str:
     """Type and message of an error in one line; the middle of a very long one is left out."""
-    text = " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")
+    text = " ".join(f"{type(error).__name__}: {_text(error)}".split()).removesuffix(":")
     if len(text) > _LONGEST_FACT:
         text = f"{text[: _LONGEST_FACT - 100]} ... {text[-100:]}"
     return text.removesuffix(".")
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # an error class of a library whose own message fails
+        return ""
 
 
 def _send_error(events: _Events, error: ModelportError, cause: BaseException) -> None:
