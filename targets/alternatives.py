@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from . import registry
+from .decoder import at_context
 from .device import Device
 from .verdict import Alternative, Case, Verdict
 
@@ -66,12 +67,10 @@ def _smaller_schemes(case: Case) -> Iterator[tuple[str, Case]]:
 
 def _shorter_contexts(case: Case) -> Iterator[tuple[str, Case]]:
     context = case.context
-    while context // 2 >= SHORTEST_CONTEXT:
+    while context // 2 >= max(SHORTEST_CONTEXT, case.asked_prompt or 0):
         # Powers of two are what people set, so 5000 becomes 4096 first.
         context = 1 << ((context - 1).bit_length() - 1)
-        prompt = min(case.prompt, context - 1)
-        generated = min(case.generated, context - prompt)
-        yield f"--context {context}", replace(case, context=context, prompt=prompt, generated=generated)
+        yield f"--context {context}", at_context(case, context)
 
 
 def _smaller_batches(case: Case) -> Iterator[tuple[str, Case]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from . import latency, memory
 from .device import Rate
 from .facts import DTYPE_BITS, LlmFacts
@@ -10,6 +12,17 @@ from .verdict import Case, Predicted, Term
 
 PREFILL_CHUNK = 512
 """Positions that a runtime sends through at once while it reads a prompt (llama.cpp's micro-batch)."""
+
+
+DEFAULT_PROMPT = 512
+DEFAULT_GENERATED = 256
+
+
+def at_context(case: Case, context: int) -> Case:
+    """The case with another context: prompt as asked for, or 512 and at most half; then up to 256 tokens."""
+    prompt = case.asked_prompt or max(1, min(DEFAULT_PROMPT, context // 2))
+    generated = max(1, min(DEFAULT_GENERATED, context - prompt))
+    return replace(case, context=context, prompt=prompt, generated=generated)
 
 
 def _llm(case: Case) -> LlmFacts:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from . import memory
 from .alternatives import find_alternatives
 from .card import QuantScheme, Target
-from .decoder import decoder_activations, decoder_latency, kv_term
+from .decoder import at_context, decoder_activations, decoder_latency, kv_term
 from .device import Device
 from .errors import UsageError
 from .facts import ModelFacts
@@ -18,8 +18,6 @@ from .verdict import Alternative, Answer, Case, Predicted, Term, Verdict
 __all__ = ["Alternative", "Case", "Predicted", "Term", "Verdict", "judge"]
 
 DEFAULT_CONTEXT = 4096
-DEFAULT_PROMPT = 512
-DEFAULT_GENERATED = 256
 
 
 def judge(
@@ -68,19 +66,17 @@ def _case(
     for option, value in (("--batch", batch), ("--context", context), ("--sequence", sequence)):
         if value is not None and value < 1:
             raise UsageError(f"is {value}", where=option, mend="Give a number from 1 on")
-    counts = memory.count_weights(facts)
+    case = Case(facts, memory.count_weights(facts), target, device, scheme, batch)
     if facts.llm is None:
-        return Case(facts, counts, target, device, scheme, batch)
+        return case
     tokens = context if context is not None else min(facts.llm.context, DEFAULT_CONTEXT)
-    prompt = sequence if sequence is not None else max(1, min(DEFAULT_PROMPT, tokens // 2))
-    if prompt > tokens:
+    if sequence is not None and sequence > tokens:
         raise UsageError(
-            f"a prompt of {prompt} tokens does not go into a context of {tokens}",
+            f"a prompt of {sequence} tokens does not go into a context of {tokens}",
             where="--sequence",
             mend="Make the context longer or the prompt shorter",
         )
-    generated = max(1, min(DEFAULT_GENERATED, tokens - prompt))
-    return Case(facts, counts, target, device, scheme, batch, tokens, prompt, generated)
+    return at_context(replace(case, asked_prompt=sequence), tokens)
 
 
 def assess(case: Case) -> Verdict:

@@ -29,6 +29,8 @@ class Case:
     """Tokens of the prompt; 0 for a graph."""
     generated: int = 0
     """Tokens of the answer; 0 for a graph."""
+    asked_prompt: int | None = None
+    """The length of the prompt that the user gave; None when `prompt` is the default for the context."""
 
 
 @dataclass(frozen=True)
