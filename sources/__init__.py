@@ -10,7 +10,7 @@ from ..targets.errors import ModelportError, SourceUnreadable
 from ..targets.facts import ModelFacts
 from .source import KINDS, Source
 
-FORMATS = ("causal_lm", "huggingface", "saved_model", "torch_program", "keras", "onnx")
+FORMATS = ("causal_lm", "huggingface", "torch_program", "onnx", "saved_model", "keras")
 """The format modules of this folder, in the order in which they are asked. Each has the same verbs:
 
 `KIND`, `recognises(path)` by content, `open(path)` with its validator, and `inspect(source, sequence=...)`.

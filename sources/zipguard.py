@@ -7,8 +7,10 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import BinaryIO
 
 from ..targets.errors import SourceUnreadable
 
@@ -43,8 +45,11 @@ class Archive:
     """A zip archive whose directory was checked; nothing is inflated until `read`."""
 
     path: Path
+    """The file; for an archive inside another one, a path that names its place in errors."""
     members: Mapping[str, Member]
     """Files by name, in the order of the directory; folders are left out."""
+    content: bytes | None = field(default=None, repr=False)
+    """The archive's bytes when they were read out of another archive."""
 
     def read(self, name: str, limit: int) -> bytes:
         """The content of one member, at most `limit` bytes; its checksum is verified.
@@ -58,7 +63,11 @@ class Archive:
         if member.size > limit:
             raise SourceUnreadable(f"{member.size:,} bytes are more than the {limit:,} allowed", where=where)
         try:
-            with zipfile.ZipFile(self.path) as archive, archive.open(name) as stream:
+            with (
+                _stream(self.path, self.content) as file,
+                zipfile.ZipFile(file) as archive,
+                archive.open(name) as stream,
+            ):
                 content = stream.read(limit + 1)
         except (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError) as error:
             raise SourceUnreadable(f"the member is damaged: {error}", where=where, mend=_AGAIN) from None
@@ -67,6 +76,10 @@ class Archive:
                 f"{len(content):,} bytes where {member.size:,} are declared", where=where, mend=_AGAIN
             )
         return content
+
+
+def _stream(path: Path, content: bytes | None) -> BinaryIO:
+    return path.open("rb") if content is None else BytesIO(content)
 
 
 def is_zip(path: Path) -> bool:
@@ -78,8 +91,14 @@ def is_zip(path: Path) -> bool:
         return False
 
 
-def check(path: Path, *, max_entries: int = MAX_ENTRIES, max_ratio: int = MAX_RATIO) -> Archive:
-    """The archive's members, after its directory was checked against the file.
+def check(
+    path: Path,
+    *,
+    content: bytes | None = None,
+    max_entries: int = MAX_ENTRIES,
+    max_ratio: int = MAX_RATIO,
+) -> Archive:
+    """The archive's members, after its directory was checked against the file (or against `content`).
 
     Refused with SourceUnreadable: a directory or members outside the file, bytes before or after the
     archive (two programs could see two archives), more than `max_entries` members, names that are absolute,
@@ -89,9 +108,11 @@ def check(path: Path, *, max_entries: int = MAX_ENTRIES, max_ratio: int = MAX_RA
     """
     where = path.name
     try:
-        size = path.stat().st_size
-        _check_end(path, size, max_entries)
-        with zipfile.ZipFile(path) as archive:
+        size = path.stat().st_size if content is None else len(content)
+        with (
+            _stream(path, content) as stream,
+            zipfile.ZipFile(_checked_end(stream, path, size, max_entries)) as archive,
+        ):
             infos, directory = archive.infolist(), archive.start_dir
             if archive.comment:
                 raise SourceUnreadable("the archive has a trailing comment", where=where, mend=_AGAIN)
@@ -107,32 +128,33 @@ def check(path: Path, *, max_entries: int = MAX_ENTRIES, max_ratio: int = MAX_RA
     seen: set[str] = set()
     for info in infos:
         _check_entry(path, info, seen)
-    return Archive(path, _members(path, infos, directory))
+    with _stream(path, content) as stream:
+        return Archive(path, _members(stream, path, infos, directory), content)
 
 
-def _check_end(path: Path, size: int, max_entries: int) -> None:
-    """The end record must close the file, with a directory right before it of a size worth reading."""
+def _checked_end(stream: BinaryIO, path: Path, size: int, max_entries: int) -> BinaryIO:
+    """`stream`, whose end record must close the file, with a directory right before it of a sane size."""
     where = f"{path.name}: end of central directory"
-    with path.open("rb") as stream:
-        stream.seek(max(0, size - _EOCD.size - _LOCATOR64.size))
-        tail = stream.read()
-        if len(tail) < _EOCD.size or tail[-_EOCD.size : -_EOCD.size + 4] != b"PK\x05\x06":
-            raise SourceUnreadable("the archive does not end where the file ends", where=where, mend=_AGAIN)
-        _, _, _, _, entries, length, offset, _ = _EOCD.unpack(tail[-_EOCD.size :])
-        end = size - _EOCD.size
-        if tail[: -_EOCD.size].startswith(b"PK\x06\x07"):
-            _, _, record, _ = _LOCATOR64.unpack(tail[: -_EOCD.size])
-            if record > end - _LOCATOR64.size - _EOCD64.size:
-                raise SourceUnreadable("the zip64 record lies outside the file", where=where, mend=_AGAIN)
-            stream.seek(record)
-            head = _EOCD64.unpack(stream.read(_EOCD64.size))
-            entries, length, offset, end = head[7], head[8], head[9], record
+    stream.seek(max(0, size - _EOCD.size - _LOCATOR64.size))
+    tail = stream.read()
+    if len(tail) < _EOCD.size or tail[-_EOCD.size : -_EOCD.size + 4] != b"PK\x05\x06":
+        raise SourceUnreadable("the archive does not end where the file ends", where=where, mend=_AGAIN)
+    _, _, _, _, entries, length, offset, _ = _EOCD.unpack(tail[-_EOCD.size :])
+    end = size - _EOCD.size
+    if tail[: -_EOCD.size].startswith(b"PK\x06\x07"):
+        _, _, record, _ = _LOCATOR64.unpack(tail[: -_EOCD.size])
+        if record > end - _LOCATOR64.size - _EOCD64.size:
+            raise SourceUnreadable("the zip64 record lies outside the file", where=where, mend=_AGAIN)
+        stream.seek(record)
+        head = _EOCD64.unpack(stream.read(_EOCD64.size))
+        entries, length, offset, end = head[7], head[8], head[9], record
     if entries > max_entries:
         raise SourceUnreadable(f"{entries:,} members, over {max_entries:,}", where=where)
     if offset + length != end or length > max(1 << 16, entries * 1024):
         raise SourceUnreadable(
             f"a directory of {length:,} bytes at {offset:,} does not fit the file", where=where, mend=_AGAIN
         )
+    return stream
 
 
 def _check_entry(path: Path, info: zipfile.ZipInfo, seen: set[str]) -> None:
@@ -160,28 +182,27 @@ def _check_entry(path: Path, info: zipfile.ZipInfo, seen: set[str]) -> None:
         )
 
 
-def _members(path: Path, infos: list[zipfile.ZipInfo], directory: int) -> dict[str, Member]:
+def _members(stream: BinaryIO, path: Path, infos: list[zipfile.ZipInfo], directory: int) -> dict[str, Member]:
     """Members with their data's place, after each local header was compared with the directory."""
     begins: dict[str, int] = {}
     end = 0
-    with path.open("rb") as stream:
-        for info in sorted(infos, key=lambda info: info.header_offset):
-            where = f"{path.name}: {info.filename!r}"
-            if info.header_offset < end:
-                raise SourceUnreadable("the member overlaps the one before it", where=where, mend=_AGAIN)
-            if end == 0 and info.header_offset != 0:
-                raise SourceUnreadable("bytes stand before the first member", where=where, mend=_AGAIN)
-            stream.seek(info.header_offset)
-            raw = stream.read(_LOCAL.size)
-            if len(raw) < _LOCAL.size or raw[:4] != b"PK\x03\x04":
-                raise SourceUnreadable("the member's header is missing", where=where, mend=_AGAIN)
-            head = _LOCAL.unpack(raw)
-            name, start = stream.read(head[9]), info.header_offset + _LOCAL.size + head[9] + head[10]
-            end = start + info.compress_size
-            if end > directory:
-                raise SourceUnreadable("the member reaches beyond its end", where=where, mend=_AGAIN)
-            _check_local(info, head, name, where)
-            begins[info.filename] = start
+    for info in sorted(infos, key=lambda info: info.header_offset):
+        where = f"{path.name}: {info.filename!r}"
+        if info.header_offset < end:
+            raise SourceUnreadable("the member overlaps the one before it", where=where, mend=_AGAIN)
+        if end == 0 and info.header_offset != 0:
+            raise SourceUnreadable("bytes stand before the first member", where=where, mend=_AGAIN)
+        stream.seek(info.header_offset)
+        raw = stream.read(_LOCAL.size)
+        if len(raw) < _LOCAL.size or raw[:4] != b"PK\x03\x04":
+            raise SourceUnreadable("the member's header is missing", where=where, mend=_AGAIN)
+        head = _LOCAL.unpack(raw)
+        name, start = stream.read(head[9]), info.header_offset + _LOCAL.size + head[9] + head[10]
+        end = start + info.compress_size
+        if end > directory:
+            raise SourceUnreadable("the member reaches beyond its end", where=where, mend=_AGAIN)
+        _check_local(info, head, name, where)
+        begins[info.filename] = start
     return {
         info.filename: Member(
             info.filename,
