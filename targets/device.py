@@ -10,7 +10,7 @@ from .errors import UsageError
 from .facts import DTYPE_BITS
 from .tables import Table, check_name, did_you_mean, read_toml
 
-FIGURES = ("memory_bytes", "usable_fraction", "bandwidth", "flash_bytes", "launch_us")
+FIGURES = ("memory_bytes", "usable_fraction", "bandwidth", "sustained", "flash_bytes", "launch_us")
 """Keys that carry a figure, beside `peak.DTYPE`; each may be listed in `estimates`."""
 
 WIDER = {"float16": "float32", "bfloat16": "float32"}
@@ -19,7 +19,7 @@ WIDER = {"float16": "float32", "bfloat16": "float32"}
 
 @dataclass(frozen=True)
 class Rate:
-    """Operations per second in one dtype."""
+    """Operations per second in one dtype that long runs keep up: the peak times `Device.sustained`."""
 
     ops: float
     dtype: str
@@ -43,6 +43,8 @@ class Device:
     """Bytes per second between that memory and the compute units."""
     peak: Mapping[str, float] | None = None
     """Dense operations per second by dtype (a multiply-add is 2 operations)."""
+    sustained: float = 1.0
+    """Share (0..1] of those rates that long runs of good kernels keep up; a planning assumption always."""
     flash_bytes: int | None = None
     """Flash that holds program and weights, on devices that run weights in place."""
     launch_us: float | None = None
@@ -64,15 +66,21 @@ class Device:
 
     def is_estimate(self, key: str) -> bool:
         """True when the figure `key` (as in "bandwidth" or "peak.int8") is an estimate."""
-        return key == "usable_fraction" or key in self.estimates or key.partition(".")[0] in self.estimates
+        return (
+            key in ("usable_fraction", "sustained")
+            or key in self.estimates
+            or key.partition(".")[0] in self.estimates
+        )
 
     def rate(self, dtype: str) -> Rate | None:
-        """Peak rate for computing in `dtype`, widened as `WIDER` says; None when it is not known."""
+        """Sustained rate for computing in `dtype`, widened as `WIDER` says; None when it is not known."""
         peak = self.peak or {}
         if dtype in peak:
-            return Rate(peak[dtype], dtype, self.is_estimate(f"peak.{dtype}"))
+            return Rate(peak[dtype] * self.sustained, dtype, self.is_estimate(f"peak.{dtype}"))
         wider = WIDER.get(dtype)
-        return Rate(peak[wider], wider, True) if wider in peak and wider is not None else None
+        return (
+            Rate(peak[wider] * self.sustained, wider, True) if wider in peak and wider is not None else None
+        )
 
 
 def read_devices(path: Path | str) -> tuple[Device, ...]:
@@ -100,6 +108,7 @@ def _read_device(name: str, table: Table, file: str) -> Device:
         usable_fraction=table.number("usable_fraction", 1.0, high=1),
         bandwidth=table.number("bandwidth", None),
         peak=_read_peak(table.table("peak")),
+        sustained=table.number("sustained", 1.0, high=1),
         flash_bytes=table.count("flash_bytes", None),
         launch_us=table.number("launch_us", None),
         threads=table.count("threads", None),

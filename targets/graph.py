@@ -29,7 +29,7 @@ def graph_latency(case: Case) -> tuple[list[Term], Predicted]:
         upper = latency.total_seconds(time.compute, time.memory, latency.communication_seconds(0, None))
     rates = ", ".join(f"{count(rate.ops)}/s {d}" for d in time.dtypes if (rate := device.rate(d)))
     launches = f"{len(case.facts.ops)} operators x {device.launch_us or 0:g} us"
-    work = f"{count(time.flops or 0)} FLOP / (peak {rates} x efficiency of each operator class) + {launches}"
+    work = f"{count(time.flops or 0)} FLOP / ({rates} x efficiency of each operator class) + {launches}"
     terms = [
         _ms("T_compute", time.compute, work if time.compute is not None else why),
         _ms("T_memory", time.memory, moved if time.memory is not None else why),
