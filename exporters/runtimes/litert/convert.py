@@ -1,0 +1,206 @@
+"""Any source as one float32 .tflite model: litert_torch for PyTorch, tf.lite.TFLiteConverter for TensorFlow."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ....sources.loading import tensorflow as tensorflow_model
+from ....sources.loading import torch_model
+from ....targets.errors import ConversionFailed, ModelportError, Unsupported, UsageError
+from ...job import Job, Port
+from . import flatbuffer
+
+if TYPE_CHECKING:
+    import torch
+
+LAYOUTS = ("nchw", "nhwc")
+
+TO_NHWC, TO_NCHW = (0, 2, 3, 1), (0, 3, 1, 2)
+"""Axis orders from the other layout, as `numpy.transpose` takes them."""
+
+
+@dataclass(frozen=True)
+class FloatModel:
+    """A converted model before quantization."""
+
+    model: Any
+    """ModelT, with the source's names in its one signature."""
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+    notes: tuple[str, ...]
+
+
+def convert(job: Job) -> FloatModel:
+    """Convert the job's source once, with batch 1 and `options["sequence"]` (128) tokens.
+
+    `options["layout"]` ("nchw", "nhwc" or None) is the layout of images at the artifact's boundary; None
+    keeps the source's own. Raises what the loaders raise, Unsupported for an operator that LiteRT lacks and
+    ConversionFailed where a converter breaks.
+    """
+    layout = job.options.get("layout")
+    if layout not in (None, *LAYOUTS):
+        raise UsageError(f"there is no layout {layout!r}", where="--layout", mend="Known are nchw and nhwc")
+    path = Path(job.source_path)
+    if job.source_kind in ("torch-exported", "huggingface"):
+        return _from_torch(job.source_kind, path, job.options)
+    if job.source_kind in ("saved-model", "keras"):
+        return _from_tensorflow(job.source_kind, path, job.options)
+    raise Unsupported(f"a source of kind {job.source_kind!r} cannot become a .tflite file", where=str(path))
+
+
+def _from_torch(kind: str, path: Path, options: Mapping[str, Any]) -> FloatModel:
+    source = torch_model.load(kind, path, options)
+    images = [i for i, t in enumerate(source.example) if t.is_floating_point() and is_image(t.shape, 1)]
+    module, example, moved_in, moved_out = source.module, source.example, (), ()
+    if options.get("layout") == "nhwc":
+        module, example, moved_in, moved_out = _channels_last(source, images)
+    data = _litert_torch(module, example)
+    model = flatbuffer.read(data)
+    flatbuffer.name_signature(model, source.input_names, source.output_names)
+    flatbuffer.make_names_unique(model)
+    wide = [
+        n for n, t in zip(source.input_names, source.example, strict=True) if str(t.dtype) == "torch.int64"
+    ]
+    notes = [
+        "Converted with litert_torch from "
+        + ("the exported program" if kind == "torch-exported" else "the module that transformers loads")
+        + f"; every size is fixed: {_shapes(source.input_names, [tuple(t.shape) for t in example])}"
+    ]
+    if wide:
+        notes.append(f"int64 inputs are int32 in the artifact: {', '.join(wide)}")
+    notes += _layout_notes(options, [source.input_names[i] for i in images], "nchw", bool(moved_in))
+    return FloatModel(
+        model,
+        _ports(source.input_names, moved_in, TO_NHWC),
+        _ports(source.output_names, moved_out, TO_NHWC),
+        tuple(notes),
+    )
+
+
+def is_image(shape: Sequence[int | None], channel_axis: int) -> bool:
+    """Whether a rank 4 shape has fewer channels on `channel_axis` than anything spatial on the other end."""
+    if len(shape) != 4:
+        return False
+    channels, other = shape[channel_axis], shape[3 if channel_axis == 1 else 1]
+    return channels is not None and (other is None or channels <= 4 or channels < other)
+
+
+def _channels_last(
+    source: torch_model.TorchModel, images: list[int]
+) -> tuple[torch.nn.Module, tuple[torch.Tensor, ...], tuple[int, ...], tuple[int, ...]]:
+    """The module behind NHWC images, its example, and which inputs and outputs were moved."""
+    import litert_torch
+    import torch
+
+    with torch.inference_mode():
+        results = source.module(*source.example)
+    maps = tuple(i for i, r in enumerate(results) if r.is_floating_point() and r.dim() == 4) if images else ()
+    module = litert_torch.to_channel_last_io(source.module, args=images, outputs=list(maps))
+    example = tuple(
+        tensor.permute(TO_NHWC).contiguous() if index in images else tensor
+        for index, tensor in enumerate(source.example)
+    )
+    return module.eval(), example, tuple(images), maps
+
+
+def _litert_torch(module: torch.nn.Module, example: tuple[torch.Tensor, ...]) -> bytes:
+    import litert_torch
+
+    try:
+        return bytes(litert_torch.convert(module, example).model_content())
+    except ModelportError:
+        raise
+    except Exception as error:  # torch.export, the lowerings and MLIR raise whatever they met
+        raise _failure("litert_torch", error) from error
+
+
+def _failure(tool: str, error: Exception) -> ModelportError:
+    """One sentence of a converter's error: an operator that it lacks is Unsupported, the rest a failure."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    missing = [
+        line
+        for line in lines
+        if any(sign in line.lower() for sign in ("lowering not found", "failed to legalize", "not supported"))
+    ]
+    said = (missing or lines or [type(error).__name__])[0][:400]
+    if missing:
+        return Unsupported(
+            f"{tool} has no LiteRT form of an operator: {said}",
+            mend="Rewrite that part of the model, or choose target server-cpu",
+        )
+    return ConversionFailed(f"{tool} failed: {type(error).__name__}: {said}")
+
+
+def _from_tensorflow(kind: str, path: Path, options: Mapping[str, Any]) -> FloatModel:
+    import tensorflow as tf
+
+    source = tensorflow_model.load(kind, path, options)
+    sequence = int(options.get("sequence") or tensorflow_model.DEFAULT_SEQUENCE)
+    images = [
+        index
+        for index, (shape, dtype) in enumerate(zip(source.shapes, source.dtypes, strict=True))
+        if dtype.startswith("float") and is_image(shape, 3)
+    ]
+    moved = tuple(images) if options.get("layout") == "nchw" else ()
+    maps: list[int] = []
+
+    def channels_first(call: Any, shapes: list[list[int]]) -> tuple[Any, list[list[int]]]:
+        outside = [[s[axis] for axis in TO_NCHW] if i in moved else s for i, s in enumerate(shapes)]
+
+        def wrapped(*tensors: Any) -> list[Any]:
+            inside = [tf.transpose(t, TO_NHWC) if i in moved else t for i, t in enumerate(tensors)]
+            results = list(call(*inside))
+            maps[:] = [i for i, r in enumerate(results) if r.dtype.is_floating and r.shape.rank == 4]
+            return [tf.transpose(r, TO_NCHW) if i in maps else r for i, r in enumerate(results)]
+
+        return wrapped, outside
+
+    try:
+        function = source.concrete(sequence, channels_first if moved else None)
+        data = tf.lite.TFLiteConverter.from_concrete_functions([function]).convert()
+    except ModelportError:
+        raise
+    except Exception as error:  # the converter raises its log as one exception
+        raise _failure("tf.lite.TFLiteConverter", error) from error
+    model = flatbuffer.read(data)
+    flatbuffer.name_signature(model, source.input_names, source.output_names)
+    flatbuffer.make_names_unique(model)
+    shapes = [tuple(spec.shape) for spec in function.inputs[: len(source.input_names)]]
+    notes = [
+        "Converted with tf.lite.TFLiteConverter from "
+        + ("the Keras model" if kind == "keras" else "the SavedModel's signature")
+        + f"; every size is fixed: {_shapes(source.input_names, shapes)}",
+        *source.notes,
+        *_layout_notes(options, [source.input_names[i] for i in images], "nhwc", bool(moved)),
+    ]
+    return FloatModel(
+        model,
+        _ports(source.input_names, moved, TO_NCHW),
+        _ports(source.output_names, tuple(maps), TO_NCHW),
+        tuple(notes),
+    )
+
+
+def _ports(names: Sequence[str], moved: Sequence[int], order: tuple[int, ...]) -> tuple[Port, ...]:
+    return tuple(Port(name, name, order if index in moved else ()) for index, name in enumerate(names))
+
+
+def _shapes(names: Sequence[str], shapes: Sequence[Sequence[int]]) -> str:
+    return ", ".join(f"{name} {list(shape)}" for name, shape in zip(names, shapes, strict=True))
+
+
+def _layout_notes(options: Mapping[str, Any], images: Sequence[str], own: str, moved: bool) -> list[str]:
+    layout = options.get("layout")
+    if layout is None and not images:
+        return []
+    if not images:
+        return [f"--layout {layout} changes nothing: the model has no image input"]
+    named = ", ".join(images)
+    if moved:
+        return [
+            f"Image inputs are {str(layout).upper()} in the artifact and {own.upper()} in the source: {named}"
+        ]
+    return [f"Image inputs keep the source's layout, {own.upper()}: {named}"]

@@ -1,0 +1,126 @@
+"""Ranges of activations, from running the float model over the calibration samples."""
+
+from __future__ import annotations
+
+import math
+import os
+import statistics
+import warnings
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ....calibration import observers
+from ....targets.errors import ConversionFailed
+from ...job import Port
+from .flatbuffer import SIGNATURE, Graph
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Feed = Mapping[str, np.ndarray[Any, Any]]
+
+SENTINEL = 1e30
+"""Beyond it a value stands for infinity: padding before a maximum, masked attention scores."""
+
+
+@dataclass(frozen=True)
+class Range:
+    """What one activation tensor was seen to hold."""
+
+    low: float
+    high: float
+    power: float
+    """Mean square of a typical row (last axis; of the whole tensor for feature maps): the median over all."""
+
+    @property
+    def sqnr_db(self) -> float:
+        """Signal to noise in dB when a typical row is rounded to 8 bits over this range.
+
+        Uniform noise of one step s has the power s²/12 (Widrow and Kollár, "Quantization Noise", 2008). One
+        row with huge values makes the step coarse for all others, and this figure falls.
+        """
+        step = (max(self.high, 0.0) - min(self.low, 0.0)) / 255
+        if step == 0 or self.power == 0:
+            return math.inf
+        return 10 * math.log10(self.power / (step * step / 12))
+
+
+def collect(
+    data: bytes, graph: Graph, tensors: Iterable[int], feeds: Iterable[Feed], observer: str
+) -> dict[int, Range]:
+    """The range of each of `tensors` (indices) over all `feeds` (arrays by the artifact's input name).
+
+    Runs the float model in LiteRT with every intermediate kept. Raises ConversionFailed when there is no
+    feed or the model cannot run.
+    """
+    import numpy as np
+    from ai_edge_litert.interpreter import Interpreter
+
+    with warnings.catch_warnings():
+        # It warns that keeping intermediates costs memory, which is what they are for here.
+        warnings.simplefilter("ignore")
+        interpreter = Interpreter(
+            model_content=data,
+            num_threads=min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1),
+            experimental_preserve_all_tensors=True,
+        )
+    runner = interpreter.get_signature_runner(SIGNATURE)
+    dtypes = {name: detail["dtype"] for name, detail in runner.get_input_details().items()}
+    factory = observers.make(observer)
+    seen = {tensor: factory() for tensor in sorted(tensors)}
+    powers: dict[int, list[float]] = {tensor: [] for tensor in seen}
+    for feed in feeds:
+        runner(**{name: np.ascontiguousarray(feed[name], dtype) for name, dtype in dtypes.items()})
+        for tensor, watching in seen.items():
+            values = interpreter.get_tensor(tensor)
+            if not graph.is_feature_map(tensor):
+                powers[tensor].append(_typical_row(values))
+            else:
+                powers[tensor].append(float(np.mean(np.square(values, dtype=np.float64))))
+            watching.observe(_without_sentinels(values))
+    if not all(powers.values()):
+        raise ConversionFailed("there is no calibration sample", mend="Give data with --calibration")
+    return {
+        tensor: Range(*watching.range(), statistics.median(powers[tensor]))
+        for tensor, watching in seen.items()
+    }
+
+
+def _typical_row(values: np.ndarray[Any, Any]) -> float:
+    """Median over the rows that are not all zero of a row's mean square."""
+    import numpy as np
+
+    rows = values.reshape(-1, values.shape[-1] if values.ndim else 1)
+    means = np.einsum("ij,ij->i", rows, rows) / max(rows.shape[1], 1)
+    means = means[means > 0]
+    return float(np.median(means)) if means.size else 0.0
+
+
+def _without_sentinels(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    import numpy as np
+
+    if values.size and (values.min() < -SENTINEL or values.max() > SENTINEL):
+        inside: np.ndarray[Any, Any] = values[np.abs(values) < SENTINEL]
+        return inside if inside.size else np.zeros(1, np.float32)
+    return values
+
+
+def to_artifact(feed: Feed, ports: tuple[Port, ...]) -> dict[str, Any]:
+    """A feed by the source's names and layout as one by the artifact's."""
+    return {
+        port.artifact: feed[port.source].transpose(port.permutation)
+        if port.permutation
+        else feed[port.source]
+        for port in ports
+    }
+
+
+def statistics_by_name(graph: Graph, ranges: Mapping[int, Range]) -> dict[str, dict[str, Any]]:
+    """The ranges as ai-edge-quantizer takes them, by tensor name."""
+    import numpy as np
+
+    return {
+        graph.name(tensor): {"min": np.float32([found.low]), "max": np.float32([found.high])}
+        for tensor, found in ranges.items()
+    }
