@@ -4,23 +4,33 @@ from __future__ import annotations
 
 import json
 import sys
+import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 from modelport.exporters import isolate
 from modelport.exporters.job import Job
 from modelport.exporters.staging import Staging
 
 
+def run(options: dict[str, Any], content: str, work: str) -> None:
+    job = Job(
+        (options["step"],), "onnx", "", "android", "litert", "int8", content, work,
+        options={**options, "user_path": str(Path(__file__).parent)},
+    )  # fmt: skip
+    isolate.run(job, on_progress=lambda stage, done, total: print(stage, flush=True))
+
+
 def main() -> None:
     out, options = Path(sys.argv[1]), json.loads(sys.argv[2])
+    if options.get("bare"):
+        with tempfile.TemporaryDirectory(dir=out.parent) as folder:
+            run(options, folder, folder)
+        return
     with Staging(out, overwrite=options.get("overwrite", False)) as staging:
         if "step" in options:
-            job = Job(
-                (options["step"],), "onnx", "", "android", "litert", "int8", str(staging.content), str(staging.work),
-                options={**options, "user_path": str(Path(__file__).parent)},
-            )  # fmt: skip
-            isolate.run(job, on_progress=lambda stage, done, total: print(stage, flush=True))
+            run(options, str(staging.content), str(staging.work))
         else:
             print("writing", flush=True)
             for name in ("a", "b", "c", "d"):

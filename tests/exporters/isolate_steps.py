@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import errno
+import importlib
+import mmap
 import os
 import signal
 import subprocess
@@ -95,7 +98,7 @@ def grow(job: Job, progress: Progress) -> Outcome:
         subprocess.run([sys.executable, "-c", code])
         return Outcome()
     progress("growing", 0, 1)
-    held = []
+    held: list[bytes] = []
     while len(held) < 64:
         held.append(b"x" * (1 << 24))
         time.sleep(0.005)
@@ -104,10 +107,10 @@ def grow(job: Job, progress: Progress) -> Outcome:
 
 def map_file(job: Job, progress: Progress) -> Outcome:
     """Read a large mapped file: resident, but the kernel can take it back at any time."""
-    import mmap
-
     path = Path(job.work, "large")
-    path.write_bytes(b"x" * (96 << 20))
+    with path.open("wb") as writing:
+        for _ in range(96):
+            writing.write(b"x" * (1 << 20))
     with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
         total = sum(mapped[i] for i in range(0, len(mapped), 4096))
         time.sleep(0.3)
@@ -119,6 +122,12 @@ def out_of_memory(job: Job, progress: Progress) -> Outcome:
     (cgroup / "memory.limit_in_bytes").write_text(str(limit))
     (cgroup / "cgroup.procs").write_text(str(os.getpid()))
     return grow(job, progress)
+
+
+def linger(job: Job, progress: Progress) -> Outcome:
+    """Be done, and then hang in an exit handler, as frameworks do."""
+    atexit.register(time.sleep, 60)
+    return Outcome()
 
 
 def refuse(job: Job, progress: Progress) -> Outcome:
@@ -148,8 +157,7 @@ def leave_by_exit(job: Job, progress: Progress) -> Outcome:
 
 
 def need_missing_module(job: Job, progress: Progress) -> Outcome:
-    import surely_not_installed_anywhere  # noqa: F401
-
+    importlib.import_module("surely_not_installed_anywhere")
     return Outcome()
 
 

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from modelport.exporters import disk, isolate, staging
 from modelport.exporters.job import Job
 from modelport.exporters.staging import Staging
