@@ -6,7 +6,7 @@ import io
 import math
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -101,7 +101,7 @@ def read(path: Path, wanted: Wanted) -> Reading:
 
 def _rows(
     path: Path, members: Mapping[str, _Member], classes: Array | None, chosen: list[int], streams: ExitStack
-) -> Iterator[Sample]:
+) -> Generator[Sample, None, None]:
     with streams:
         for index in chosen:
             arrays = {name: member.row(index) for name, member in members.items()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -94,8 +95,9 @@ def prepare(
     reading = _read(data, wanted)
     store = Store(folder / ".reading", settled, most)
     try:
-        for sample in reading.samples:
-            store.add(sample)
+        with closing(reading.samples):
+            for sample in reading.samples:
+                store.add(sample)
         kept, held = split(store.digests, held_out, seed, data)
         findings = [*reading.findings, *store.findings, *_examine(store.arrays(), wanted, reading, len(kept))]
         doctor.stop(findings, data)

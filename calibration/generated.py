@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib
 import sys
 import traceback
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +37,7 @@ def read_function(name: str, wanted: Wanted) -> Reading:
     return Reading("function", _rows(name, _call(name, wanted.root), wanted))
 
 
-def _call(name: str, root: Path) -> Iterator[Any]:
+def _call(name: str, root: Path) -> Generator[Any, None, None]:
     module_name, _, function_name = name.partition(":")
     sys.path.insert(0, str(root))
     try:
@@ -76,26 +77,34 @@ def _broken(name: str, module: str, error: Exception) -> UsageError:
     return UsageError(f"{type(error).__name__}: {error}", where=f"--calibration {name} ({place})")
 
 
-def _rows(name: str, items: Iterator[Any], wanted: Wanted) -> Iterator[Sample]:
+def _rows(name: str, items: Generator[Any, None, None], wanted: Wanted) -> Generator[Sample, None, None]:
+    given = 0
+    with closing(items):
+        for number, item in enumerate(items):
+            where = f"{name}: item {number}"
+            for arrays in _split(_arrays(item, wanted, where), wanted.inputs, where):
+                yield Sample(arrays, where)
+                given += 1
+                if given == wanted.limit:
+                    return
+
+
+def _arrays(item: Any, wanted: Wanted, where: str) -> dict[str, Array]:
+    """One item of the user's as arrays by input name."""
     import numpy as np
 
-    given = 0
-    for number, item in enumerate(items):
-        where = f"{name}: item {number}"
-        if not isinstance(item, Mapping):
-            if len(wanted.inputs) != 1:
-                raise UsageError(
-                    f"{type(item).__name__} for a model with several inputs",
-                    where=where,
-                    mend=f"Yield dicts with the keys {wanted.names}",
-                )
-            item = {wanted.inputs[0].name: item}
-        arrays = {io.name: np.asarray(_pick(item, io, where)) for io in wanted.inputs}
-        for arrays_of_one in _split(arrays, wanted.inputs, where):
-            yield Sample(arrays_of_one, where)
-            given += 1
-            if given == wanted.limit:
-                return
+    if not isinstance(item, Mapping):
+        if len(wanted.inputs) != 1:
+            raise UsageError(
+                f"{type(item).__name__} for a model with several inputs",
+                where=where,
+                mend=f"Yield dicts with the keys {wanted.names}",
+            )
+        item = {wanted.inputs[0].name: item}
+    try:
+        return {io.name: np.asarray(_pick(item, io, where)) for io in wanted.inputs}
+    except (ValueError, TypeError) as error:
+        raise UsageError(f"not an array: {error}", where=where) from None
 
 
 def _pick(item: Mapping[str, Any], io: IoFact, where: str) -> Any:
@@ -178,7 +187,9 @@ def _fixed_values(io: IoFact) -> str | None:
     return "position" if "position" in name else None
 
 
-def _random(wanted: Wanted, shapes: Mapping[str, tuple[int, ...]], vocabulary: int) -> Iterator[Sample]:
+def _random(
+    wanted: Wanted, shapes: Mapping[str, tuple[int, ...]], vocabulary: int
+) -> Generator[Sample, None, None]:
     import numpy as np
 
     generator = np.random.default_rng(wanted.seed)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -194,7 +194,7 @@ def _labels(files: list[Path], folder: Path, wanted: Wanted) -> tuple[dict[Path,
 
 def _samples(
     files: list[Path], folder: Path, io: IoFact, recipe: Preprocessing, labels: dict[Path, int]
-) -> Iterator[Sample]:
+) -> Generator[Sample, None, None]:
     flat = io.shape is not None and len(io.shape) == 3
     fixed = io.shape[1:] if io.shape is not None else ()
     for path in files:

@@ -130,9 +130,10 @@ def _scale(raw: Mapping[str, Any]) -> float:
 
 def _channels(raw: Mapping[str, Any], key: str) -> tuple[float, ...]:
     value = raw.get(key)
-    values = value if isinstance(value, list) else [value]
-    if len(values) not in (1, 3) or not all(is_number(item) for item in values):
+    given = value if isinstance(value, list) else [value]
+    values = tuple(float(item) for item in given if is_number(item))
+    if len(given) not in (1, 3) or len(values) != len(given):
         raise _refuse(raw, key, "one number per channel")
-    if key == "image_std" and any(item <= 0 for item in values):
+    if key == "image_std" and min(values) <= 0:
         raise _refuse(raw, key, "above zero")
-    return tuple(float(item) for item in values)
+    return values

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -59,10 +59,13 @@ class Sample:
 
 @dataclass(frozen=True)
 class Reading:
-    """What a reader found; `samples` are produced one by one, so that memory stays bounded."""
+    """What a reader found; `samples` are produced one by one, so that memory stays bounded.
+
+    Close `samples` when done: it holds files open, or the user's module importable.
+    """
 
     kind: str
-    samples: Iterator[Sample]
+    samples: Generator[Sample, None, None]
     preprocessing: Preprocessing | None = None
     """What was applied to images."""
     warnings: tuple[str, ...] = ()
@@ -109,3 +112,18 @@ def _is_sequence(io: IoFact, axis: int, size: int | str | None) -> bool:
     if isinstance(size, int):
         return False
     return is_tokens(io) or (axis == 1 and size is not None and "seq" in size.lower())
+
+
+def unpadded(arrays: Mapping[str, Array], inputs: tuple[IoFact, ...]) -> int | None:
+    """Tokens before the padding of one sample, by its mask; None unless ones come first and zeros after.
+
+    Only for models whose inputs are all tokens: cutting the sequence axis then cuts every input alike.
+    """
+    mask = next((io for io in inputs if "mask" in io.name.lower()), None)
+    if mask is None or not all(is_tokens(io) or io.name == mask.name for io in inputs):
+        return None
+    values = arrays[mask.name]
+    if values.ndim != 1 or any(array.shape != values.shape for array in arrays.values()):
+        return None
+    length = int(values.sum())
+    return length if length > 0 and bool((values[:length] == 1).all()) else None

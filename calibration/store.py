@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..targets.errors import Unsupported, UsageError
 from ..targets.facts import IoFact
 from . import doctor
-from .reading import Sample
+from .reading import Sample, unpadded
 
 if TYPE_CHECKING:
     import numpy as np
@@ -66,7 +66,7 @@ class Store:
             digest.update(cast.tobytes())
         self.digests.append(digest.digest())
         self.labels.append(sample.label)
-        self.lengths.append(sample.length)
+        self.lengths.append(sample.length or unpadded(sample.arrays, self._inputs))
 
     def _create(self, index: int, io: IoFact, shape: tuple[int, ...]) -> Array:
         import numpy as np

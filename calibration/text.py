@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..targets.errors import UsageError
 from ..targets.facts import IoFact
 from .model_files import config, label_ids, longest_sequence
-from .reading import Reading, Sample, Wanted, choose, is_tokens
+from .reading import Reading, Sample, Wanted, choose
 from .tokenizer import Tokenizer, load
 
 if TYPE_CHECKING:
@@ -87,11 +87,8 @@ def _assign_roles(wanted: Wanted) -> dict[str, IoFact]:
         role = next((role for role, names in _ROLES.items() if io.name.lower() in names), None)
         if role is None and len(wanted.inputs) == 1:
             role = "ids"
-        if (
-            role is None
-            or not (io.shape is None or is_tokens(io))
-            or not io.dtype.startswith(("int", "bool"))
-        ):
+        rows = io.shape is None or len(io.shape) == 2
+        if role is None or not rows or not (role == "mask" or io.dtype.startswith("int")):
             raise UsageError(
                 f"text cannot be turned into input {io.name!r} ({io.dtype}, {io.shape})",
                 where="--calibration",
@@ -198,7 +195,7 @@ def _record(line: bytes, where: str, labels: Mapping[str, int]) -> Text:
 
 def _samples(
     texts: list[Text], encoded: list[Any], roles: Mapping[str, IoFact], padded: int, tokenizer: Tokenizer
-) -> Iterator[Sample]:
+) -> Generator[Sample, None, None]:
     import numpy as np
 
     for text, found in zip(texts, encoded, strict=True):
@@ -212,5 +209,6 @@ def _samples(
         arrays = {}
         for role, io in roles.items():
             values, filler = rows[role]
-            arrays[io.name] = np.asarray(values + [filler] * (padded - length), np.int64)
+            dtype = np.float32 if io.dtype.startswith("float") else np.int64
+            arrays[io.name] = np.asarray(values + [filler] * (padded - length), dtype)
         yield Sample(arrays, text.where, text.label, length)

@@ -36,6 +36,9 @@ class Tokenizer:
             found = self.backend.encode(first, second)
         except Exception as error:
             raise UsageError(f"the tokenizer refuses {length} tokens: {error}", where="--sequence") from None
+        if len(found.ids) > length:
+            # The library leaves a text whole when its special tokens alone are more than `length`.
+            raise UsageError(f"{length} tokens have no room for the special ones", where="--sequence")
         return Tokens(list(found.ids), list(found.type_ids), bool(found.overflowing))
 
 
