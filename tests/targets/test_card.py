@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+
 from modelport.sources.source import KINDS
 from modelport.targets import registry
 from modelport.targets.card import read_card

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+
 from modelport.targets import host, registry
 from modelport.targets.device import Device, read_devices
 from modelport.targets.errors import UsageError

@@ -8,6 +8,7 @@ import time
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from modelport.targets import registry
 from modelport.targets.device import Device
 from modelport.targets.errors import UsageError
@@ -161,7 +162,11 @@ def test_a_device_without_rates_still_has_its_memory_bound_decode_and_no_prefill
 
 def test_slow_arithmetic_takes_over_from_the_bandwidth():
     slow = Device("slow", "Slow", "gpu", memory_bytes=10**11, bandwidth=1e12, peak={"float16": 1e11})
-    assert "FLOP" in term(verdict(LLAMA_7B, "vllm", slow, "fp16"), "decode").formula
+    decode = term(verdict(LLAMA_7B, "vllm", slow, "fp16"), "decode")
+    assert "FLOP" in decode.formula
+    # 6.6e9 weights (without the input table) x 2, at 0.8 x 1e11 a second, and the attention.
+    assert decode.value == pytest.approx(2 * 6.6e9 / 0.8e11 * 1e3, rel=0.2)
+    assert decode.value > 100
 
 
 def test_a_context_beyond_the_models_own_is_said():
@@ -195,6 +200,15 @@ def test_a_small_graph_fits_a_phone_with_latency_predicted_and_marked_as_an_esti
     assert term(judged, "latency").estimate
     assert any("batch taken as 1" in sentence for sentence in judged.basis)
     assert any("estimates of pixel8" in sentence for sentence in judged.basis)
+
+
+def test_activations_grow_with_the_batch_and_shrink_with_the_dtype():
+    def activations(quant: str, batch: int) -> float:
+        return term(verdict(CNN, "android", quant=quant, batch=batch), "M_activations").value
+
+    assert activations("fp32", 1) == 800_000
+    assert activations("fp32", 3) == 2_400_000
+    assert activations("int8", 3) == 600_000
 
 
 def test_the_documents_terms_are_there_and_bound_the_roofline():

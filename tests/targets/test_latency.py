@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from modelport.targets import latency, registry
 from modelport.targets.device import Device
 from modelport.targets.facts import OP_CLASSES, LlmFacts, OpFact
@@ -49,6 +50,22 @@ def test_an_operator_takes_the_longer_of_computing_and_moving():
     assert compute_bound.roofline == pytest.approx(600e6 / (1e9 * latency.EFFICIENCY["gemm"]))
     memory_bound = latency.graph_time([gemm(10, weights=250_000_000)], FP32, BOX, 1)
     assert memory_bound.roofline == pytest.approx(1.0)
+
+
+def test_an_operator_that_computes_and_moves_overlaps_the_two_and_pays_its_launch():
+    device = Device("d", "D", "c", bandwidth=1e9, peak={"float32": 1e9}, launch_us=5.0)
+    op = gemm(int(0.3e9 * latency.EFFICIENCY["gemm"]), weights=50_000_000)
+    time = latency.graph_time([op, op], FP32, device, 1)
+    assert time.roofline == pytest.approx(2 * (0.3 + 5e-6))
+    assert time.memory == pytest.approx(0.4)
+    assert time.compute == pytest.approx(2 * (0.3 + 5e-6))
+
+
+def test_a_device_sustains_a_share_of_its_peak():
+    half = Device("d", "D", "c", bandwidth=1e9, peak={"float32": 1e9}, sustained=0.5)
+    full = Device("d", "D", "c", bandwidth=1e9, peak={"float32": 1e9})
+    slow, fast = (latency.graph_time([gemm(10**9)], FP32, device, 1) for device in (half, full))
+    assert slow.roofline == pytest.approx(2 * fast.roofline)
 
 
 def test_batch_multiplies_activations_and_work_but_not_weights():

@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from modelport.targets import memory, registry
 from modelport.targets.facts import LlmFacts, ModelFacts, TensorFact
 

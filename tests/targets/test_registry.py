@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from modelport.targets import registry
 from modelport.targets.errors import Unsupported, UsageError
 
