@@ -33,6 +33,7 @@ $(DIGITS)/digits.pt2: examples/digits/train.py examples/digits/preprocess.toml |
 	@rm -f build-digits.log
 
 demo: $(READY) $(DIGITS)/digits.pt2
+	@mkdir -p out
 	$(BIN)/convert --target android --quant int8 --calibration $(DIGITS)/images --out out/digits-android --overwrite $(DIGITS)/digits.pt2
 
 test: $(READY)

@@ -22,6 +22,7 @@ def run(job: Job, progress: Progress) -> Outcome:
         inputs,
         Path(job.samples),
         model_dir=path if path.is_dir() else None,
+        root=Path(options["folder"]),
         seed=options["seed"],
         held_out=options["held_out"],
         limit=options["samples"],

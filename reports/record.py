@@ -37,7 +37,7 @@ def build(
     """The manifest of one conversion, without its `files`; every value is JSON."""
     prepared, referenced, loaded = made[plan.PREPARE], made[plan.REFERENCE], made[plan.VERSIONS]
     audited = audit_entry(compared.data["audit"], checked.scheme.weights, checked.scheme.compute)
-    notes = [*exported.notes, *(audited["warnings"] if audited else ())]
+    warnings = [*prepared.data["warnings"], *(audited["warnings"] if audited else ())]
     return {
         "schema": manifest.SCHEMA,
         "state": "done",
@@ -85,7 +85,8 @@ def build(
             "verdict": checked.verdict.verdict,
             "terms": [dataclasses.asdict(term) for term in checked.verdict.terms],
         },
-        "notes": notes,
+        "warnings": warnings,
+        "notes": list(exported.notes),
     }
 
 

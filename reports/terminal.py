@@ -103,7 +103,9 @@ def summary(console: Console, manifest: Mapping[str, Any], out: str) -> None:
     )
     console.print(table)
     fidelity(console, manifest)
-    for sentence in (*manifest["calibration"]["warnings"], *manifest["notes"]):
+    for sentence in manifest["notes"]:
+        console.print(Text(f"· {sentence}"))
+    for sentence in manifest["warnings"]:
         console.print(Text(f"! {sentence}", style="yellow"))
     console.print(
         f"published [bold]{out}[/bold]: {manifest['artifact']}, manifest.json, report.html", highlight=False
