@@ -279,11 +279,12 @@ def test_worker_ends_even_when_parent_and_guardian_can_do_nothing(tmp_path: Path
         deadline = time.monotonic() + 5
         while alive(worker) and time.monotonic() < deadline:
             time.sleep(0.01)
-        assert not alive(worker)
+        ended = not alive(worker)
         for pid in escaped:
             os.kill(pid, signal.SIGKILL)
         process.send_signal(signal.SIGCONT)
         _, errors = process.communicate(timeout=20)
+    assert ended
     assert "its guardian with it" in errors
     assert_ended(tmp_path / "pids", within=5)
 
