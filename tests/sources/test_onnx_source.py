@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from modelport.sources import onnx, onnx_facts
 from modelport.targets.errors import SourceUnreadable
 

@@ -5,6 +5,7 @@ import struct
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from modelport.sources import protobuf
 from modelport.targets.errors import SourceUnreadable
 

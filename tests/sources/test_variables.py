@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from modelport.sources import variables
 from modelport.targets.errors import SourceUnreadable
 
@@ -140,21 +141,22 @@ def test_random_bytes_are_refused(tmp_path_factory: pytest.TempPathFactory, data
 @pytest.mark.slow
 def test_agrees_with_tensorflow(tmp_path: Path) -> None:
     tf = pytest.importorskip("tensorflow")
-    values = {f"layer{n}/kernel": tf.Variable(tf.zeros((n + 1, 3), dtype)) for n, dtype in
-              enumerate(("float32", "float16", "bfloat16", "int64", "uint8", "bool", "complex64"))}  # fmt: skip
+    dtypes = ("float32", "float16", "bfloat16", "int64", "uint8", "bool", "complex64")
     folder = tmp_path / "variables"
     folder.mkdir()
     with tf.compat.v1.Session(graph=tf.Graph()) as session:
         made = [
-            tf.compat.v1.get_variable(name.replace("/", "_"), initializer=value.numpy(), use_resource=True)
-            for name, value in values.items()
-        ] + [tf.compat.v1.get_variable(f"many{n}", initializer=float(n)) for n in range(600)]
+            tf.compat.v1.get_variable(f"{dtype}/w", (n + 1, 3), dtype, use_resource=True)
+            for n, dtype in enumerate(dtypes)
+        ]
+        # Enough of them that the table has more than one block.
+        made += [tf.compat.v1.get_variable(f"many{n}", initializer=float(n)) for n in range(600)]
         session.run(tf.compat.v1.global_variables_initializer())
         tf.compat.v1.train.Saver(made).save(session, str(folder / "variables"), write_meta_graph=False)
     entries, _ = variables.read_index(tmp_path)
     reader = tf.train.load_checkpoint(str(folder / "variables"))
-    shapes, dtypes = reader.get_variable_to_shape_map(), reader.get_variable_to_dtype_map()
+    shapes, types = reader.get_variable_to_shape_map(), reader.get_variable_to_dtype_map()
     assert set(entries) == set(shapes)
     for key, item in entries.items():
         assert list(item.shape) == shapes[key]
-        assert item.dtype == dtypes[key].name
+        assert item.dtype == types[key].name
