@@ -1,0 +1,77 @@
+"""Activation ranges: the float graph is run on the calibration samples and every value is observed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import helper
+
+from ....calibration import observers
+from ....calibration.samples import SampleSet
+from ....sources.loading.onnx_model import as_input
+from ....targets.errors import UsageError
+from ...job import Progress
+from . import files
+
+Ranges = Mapping[str, tuple[float, float]]
+"""Lowest and highest value to represent, by value name; 0 lies between them."""
+
+
+def observe(
+    model: onnx.ModelProto,
+    names: tuple[str, ...],
+    samples: SampleSet,
+    observer: str,
+    work: Path,
+    progress: Progress,
+) -> Ranges:
+    """The range of each value in `names` by the observer of that name (`calibration.observers.OBSERVERS`)."""
+    make = observers.make(observer)
+    watching = {name: make() for name in names}
+    probe = onnx.ModelProto()
+    probe.CopyFrom(model)
+    # Two numbers a value leave the graph instead of the whole of it where the observer needs no more.
+    outputs = _extremes(probe, names) if observer == "minmax" else _whole(probe, names)
+    session = files.session(probe, work)
+    kinds = {given.name: given.type for given in session.get_inputs()}
+    missing = sorted(kinds.keys() - samples.inputs.keys())
+    if missing:
+        raise UsageError(f"the calibration data has no input {', '.join(missing)}", where="--calibration")
+    free = any(
+        not isinstance(given.shape[1], int)
+        for given in session.get_inputs()
+        if "int" in given.type and len(given.shape) == 2
+    )
+    wanted = [output for pair in outputs.values() for output in pair]
+    for index, feed in enumerate(samples.feeds(trim=free)):
+        progress("observe activations", index, samples.count)
+        values = iter(session.run(wanted, {name: as_input(feed[name], kind) for name, kind in kinds.items()}))
+        for name, pair in outputs.items():
+            seen = [np.ravel(next(values)) for _ in pair]
+            watching[name].observe(seen[0] if len(seen) == 1 else np.concatenate(seen))
+    progress("observe activations", samples.count, samples.count)
+    return {name: seen.range() for name, seen in watching.items()}
+
+
+def _extremes(model: onnx.ModelProto, names: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
+    """Let the graph itself find the least and the greatest of each value, in place: output names by value."""
+    found: dict[str, tuple[str, ...]] = {}
+    for name in names:
+        pair = (f"{name}_modelport_least", f"{name}_modelport_greatest")
+        for operator, output in zip(("ReduceMin", "ReduceMax"), pair, strict=True):
+            model.graph.node.append(helper.make_node(operator, [name], [output], output, keepdims=0))
+            model.graph.output.append(helper.make_tensor_value_info(output, onnx.TensorProto.FLOAT, ()))
+        found[name] = pair
+    return found
+
+
+def _whole(model: onnx.ModelProto, names: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
+    """Make each value an output, in place: output names by value."""
+    given = {value.name for value in model.graph.output}
+    for name in names:
+        if name not in given:
+            model.graph.output.append(helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
+    return {name: (name,) for name in names}
