@@ -5,12 +5,12 @@ from __future__ import annotations
 import errno
 import json
 import os
-import random
 import resource
 import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -278,27 +278,28 @@ def test_of_two_processes_at_once_one_publishes_and_one_is_refused(tmp_path: Pat
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_output_is_whole_or_absent_when_killed_at_any_moment(tmp_path: Path, overwrite: bool) -> None:
     out = tmp_path / "out"
-    seed = random.Random(7)
-    if overwrite:
-        publish(out, "first", overwrite=True)
-    for number in range(10):
-        with start_parent(out, content=f"{number}", overwrite=True) as process:
+
+    def run(content: str, *, kill_after: float) -> float:
+        """Seconds from the first file to the end of the process, which is killed if it takes too long."""
+        with start_parent(out, content=content, overwrite=True) as process:
             assert process.stdout is not None
             process.stdout.readline()
+            started = time.monotonic()
             try:
-                process.wait(timeout=seed.uniform(0, 0.012))
+                process.wait(timeout=kill_after)
             except subprocess.TimeoutExpired:
                 process.kill()
-        if out.exists():
-            found = names(out)
-            assert found in (FILES, {"model.bin", "manifest.json"})
-            if found == FILES:
-                texts = {(out / name).read_text() for name in "abcd"}
-                assert texts == {json.loads((out / "manifest.json").read_text())["content"]}
-        else:
-            assert not overwrite
+        return time.monotonic() - started
+
+    usual = run("whole", kill_after=60)
+    for number in range(10):
         if not overwrite:
             shutil.rmtree(out, ignore_errors=True)
+        run(f"{number}", kill_after=usual * number / 9)
+        if overwrite or out.exists():
+            assert names(out) == FILES
+            texts = {(out / name).read_text() for name in "abcd"}
+            assert texts == {json.loads((out / "manifest.json").read_text())["content"]}
     with Staging(tmp_path / "other"):
         pass
     assert names(tmp_path) <= {"out"}
