@@ -119,6 +119,8 @@ class _Watch:
         with interrupts.deferred():
             self.events, events_end = os.pipe()
             self.log, log_end = os.pipe()
+            os.set_blocking(self.events, False)
+            os.set_blocking(self.log, False)
             try:
                 self.process = subprocess.Popen(
                     [sys.executable, "-P", "-X", "faulthandler", "-m", f"{__package__}.worker",
@@ -129,8 +131,6 @@ class _Watch:
             finally:
                 os.close(events_end)
                 os.close(log_end)
-        os.set_blocking(self.events, False)
-        os.set_blocking(self.log, False)
 
     def follow(self) -> None:
         """Read events and log until the worker and all its children have ended, or a limit is passed."""

@@ -292,10 +292,10 @@ def test_output_is_whole_or_absent_when_killed_at_any_moment(tmp_path: Path, ove
         return time.monotonic() - started
 
     usual = run("whole", kill_after=60)
-    for number in range(10):
+    for number in range(8):
         if not overwrite:
             shutil.rmtree(out, ignore_errors=True)
-        run(f"{number}", kill_after=usual * number / 9)
+        run(f"{number}", kill_after=usual * number / 7)
         if overwrite or out.exists():
             assert names(out) == FILES
             texts = {(out / name).read_text() for name in "abcd"}
