@@ -19,7 +19,9 @@ def is_causal(config: Fields) -> bool:
     """Whether config.json's architectures name a decoder-only language model."""
     named = checkpoint.architectures(config)
     # Model types with a decoder only, for configs that leave the architectures out.
-    return named[0].endswith(ENDINGS) if named else config.text("model_type", "") in decoders.FAMILIES
+    if named:
+        return named[0].endswith(ENDINGS)
+    return config.text("model_type", "") in (*decoders.FAMILIES, "gpt2")
 
 
 def recognises(path: Path) -> bool:

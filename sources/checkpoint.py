@@ -16,8 +16,8 @@ SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 INDEX_LIMIT = 64 << 20
 
-STRIPPED = ("auto_map", "custom_pipelines", "trust_remote_code", "transformers_weights", "use_kernels")
-"""Keys of config.json that name code or files to load from elsewhere; every `_attn_*` key as well."""
+STRIPPED = ("auto_map", "custom_pipelines", "trust_remote_code", "use_kernels")
+"""Keys of config.json that name code to load from elsewhere; every `_attn_*` key as well."""
 
 COMPANIONS = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
@@ -48,9 +48,16 @@ class Weights:
 
 
 def read_config(directory: Path) -> jsonfile.Fields:
-    """The fields of config.json."""
+    """The fields of config.json. Refused when it makes transformers load weights under another name."""
     path = contained(directory, "config.json", where=f"{directory.name}: config.json")
-    return jsonfile.Fields(jsonfile.read_object(path), "config.json")
+    fields = jsonfile.Fields(jsonfile.read_object(path), "config.json")
+    if fields.values.get("transformers_weights") is not None:
+        raise SourceUnreadable(
+            "names another weight file than the one that was checked",
+            where=fields.where("transformers_weights"),
+            mend=f"Remove the field, and name the weights {SINGLE}",
+        )
+    return fields
 
 
 def _is_stripped(key: str) -> bool:
@@ -58,12 +65,12 @@ def _is_stripped(key: str) -> bool:
 
 
 def stripped_keys(config: Mapping[str, Any]) -> tuple[str, ...]:
-    """Keys of config.json that loaders must not see: they name remote code, kernels or other weight files."""
+    """Keys of config.json that loaders must not see: they name remote code or kernels."""
     return tuple(sorted(key for key in config if _is_stripped(key)))
 
 
 def clean_config(directory: Path) -> dict[str, Any]:
-    """config.json without the keys that name code or files from elsewhere, at every depth."""
+    """config.json without the keys that name code from elsewhere, at every depth."""
     cleaned = _clean(dict(read_config(directory).values))
     assert isinstance(cleaned, dict)
     return cleaned
@@ -80,7 +87,7 @@ def config_notes(config: jsonfile.Fields) -> tuple[str, ...]:
     keys = stripped_keys(config.values)
     if not keys:
         return ()
-    return (f"config.json's {', '.join(keys)} is ignored: code and files from elsewhere are never loaded.",)
+    return (f"config.json's {', '.join(keys)} is ignored: code from elsewhere is never loaded.",)
 
 
 def architectures(config: jsonfile.Fields) -> tuple[str, ...]:
@@ -192,6 +199,11 @@ def check_expected(
         elif tensor.shape != shape:
             fact = f"shape {list(tensor.shape)}, where config.json implies {list(shape)}"
             raise SourceUnreadable(fact, where=f"{file}: {tensor.name}", mend=_AGAIN)
+        elif not tensor.dtype.startswith(("float", "bfloat")):
+            fact = f"stored as {tensor.dtype}, and the architecture multiplies floating-point weights"
+            raise SourceUnreadable(
+                fact, where=f"{file}: {tensor.name}", mend="Start from the original weights"
+            )
     if missing:
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
         fact = f"weights that config.json implies are missing: {', '.join(missing[:3])}{more}"

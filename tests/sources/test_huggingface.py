@@ -252,6 +252,19 @@ def test_code_from_elsewhere_is_stripped_and_noted(tmp_path: Path) -> None:
     assert checkpoint.clean_config(folder) == BERT
 
 
+def test_weights_under_another_name_are_refused(tmp_path: Path) -> None:
+    folder = write(tmp_path / "m", BERT)
+    (folder / "config.json").write_text(json.dumps({**BERT, "transformers_weights": "other.safetensors"}))
+    refused(folder, "config.json: transformers_weights: names another weight file")
+
+
+def test_integers_in_place_of_weights_are_refused(tmp_path: Path) -> None:
+    folder = write(tmp_path / "m", BERT)
+    content = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(content.replace(b'"F32"', b'"I32"', 1))
+    refused(folder, "word_embeddings.weight: stored as int32")
+
+
 def test_an_adapter_is_refused(tmp_path: Path) -> None:
     folder = write(tmp_path / "m", BERT)
     (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "/etc"}')
