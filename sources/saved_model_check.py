@@ -25,6 +25,8 @@ AGAIN = "Export the model again, or copy the whole folder again"
 MAX_SIGNATURES = 100
 MAX_CALL_DEPTH = 32
 """Functions that call functions deeper than this are refused."""
+MAX_UNFOLDED = 200_000
+"""Nodes of a function with all its calls written out: TensorFlow does that, and calls can double at every level."""
 
 _SHAPED_BY = {
     "Fill": 0, "BroadcastTo": 1, "RandomUniform": 0, "RandomStandardNormal": 0, "TruncatedNormal": 0,
@@ -134,8 +136,8 @@ def _check_size(node: Node, by_name: Mapping[str, Node], where: str) -> None:
 
 
 def _check_calls(program: Program) -> None:
-    """Functions must not call themselves, and not nest deeper than `MAX_CALL_DEPTH`."""
-    depth: dict[str, int] = {}
+    """Functions must not call themselves, nest too deeply, or unfold to more nodes than `MAX_UNFOLDED`."""
+    known: dict[str, int] = {}
 
     def visit(name: str, callers: tuple[str, ...]) -> int:
         where = f"{FILE}: function {name!r}"
@@ -143,12 +145,19 @@ def _check_calls(program: Program) -> None:
             raise SourceUnreadable("the function calls itself", where=where)
         if len(callers) >= MAX_CALL_DEPTH:
             raise SourceUnreadable(f"calls nest deeper than {MAX_CALL_DEPTH}", where=where)
-        if name not in depth:
+        if name not in known:
             nodes = program.functions[name].nodes
-            called = {inner for node in nodes for inner in (*node.functions(), node.op)}
-            inner = sorted(called & program.functions.keys())
-            depth[name] = 1 + max((visit(other, (*callers, name)) for other in inner), default=0)
-        return depth[name]
+            calls = [
+                inner
+                for node in nodes
+                for inner in (*node.functions(), node.op)
+                if inner in program.functions
+            ]
+            sizes = {inner: visit(inner, (*callers, name)) for inner in sorted(set(calls))}
+            known[name] = len(nodes) + sum(sizes[inner] for inner in calls)
+            if known[name] > MAX_UNFOLDED:
+                raise SourceUnreadable(f"its calls unfold to over {MAX_UNFOLDED:,} operators", where=where)
+        return known[name]
 
     for name in program.functions:
         visit(name, ())

@@ -12,9 +12,6 @@ from .saved_model_costs import VIEWS, op_class, operations
 from .saved_model_graph import CALLS, SMALL, VARIABLES, Node, Program, Ref, Signature, reached, variables_of
 from .variables import TF_DTYPES, Entry, read_shape
 
-MAX_OPERATORS = 200_000
-"""Operators that are followed: functions called many times over could make any number."""
-
 Shape = tuple[int, ...]
 
 _PASSES = frozenset(
@@ -195,7 +192,7 @@ class _Trace:
     def _node(self, node: Node, inputs: list[_Value], prefix: str) -> list[_Value]:
         name = prefix + node.name
         function = self.program.functions.get(next(node.functions(), "") if node.op in CALLS else node.op)
-        if function is not None and len(self.ops) < MAX_OPERATORS:
+        if function is not None:
             known = {Ref(arg): value for (arg, _), value in zip(function.arguments, inputs, strict=False)}
             return self._follow(function.nodes, function.results, known, f"{name}/")
         shapes = [self._filled(shape) for shape in node.output_shapes()] or [None]
