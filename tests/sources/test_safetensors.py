@@ -105,7 +105,7 @@ ENTRY = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(header=st.dictionaries(st.text(max_size=4), ENTRY | JSON, max_size=3), data=st.binary(max_size=64))
 def test_any_header_is_read_or_refused(
     tmp_path_factory: pytest.TempPathFactory, header: Any, data: bytes
@@ -119,7 +119,7 @@ def test_any_header_is_read_or_refused(
     assert sum(tensor.nbytes for tensor in found.tensors) == len(data)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(edits=st.lists(st.tuples(st.integers(0, 200), st.integers(0, 255)), min_size=1, max_size=4))
 def test_mutated_bytes_are_read_or_refused(
     tmp_path_factory: pytest.TempPathFactory, edits: list[tuple[int, int]]

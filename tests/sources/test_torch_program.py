@@ -380,7 +380,7 @@ def test_any_field_of_another_type_is_one_clear_error(tmp_path: Path) -> None:
 
     walk(PROGRAM["graph_module"], ("graph_module",))
     for at in places:
-        for other in (None, 7, "s", [], {}):
+        for other in (None, 7, []):
 
             def edit(program: Any, at: tuple[Any, ...] = at, other: Any = other) -> None:
                 for key in at[:-1]:
