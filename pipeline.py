@@ -57,10 +57,13 @@ def check(request: Request) -> Check:
     source = sources.open_source(request.model)
     target.require_source(source.kind)
     facts = sources.inspect(source, sequence=request.sequence or SEQUENCE)
-    here = host.this_host(threads=request.threads)
-    options = {"batch": request.batch, "context": request.context, "sequence": request.sequence}
-    asked, hosted = (feasibility.judge(facts, target, where, scheme, **options) for where in (device, here))
-    return Check(source, facts, target, device, scheme, asked, hosted)
+
+    def judge(where: Device) -> feasibility.Verdict:
+        return feasibility.judge(
+            facts, target, where, scheme, batch=request.batch, context=request.context, sequence=request.sequence
+        )
+
+    return Check(source, facts, target, device, scheme, judge(device), judge(host.this_host(request.threads)))
 
 
 def convert(request: Request, on_progress: OnProgress | None = None) -> Conversion:

@@ -67,7 +67,8 @@ def verify(
 
 
 def _job(folder: Path, scratch: Path, found: dict[str, Any], source: Path | None) -> Job:
-    kept, steps, reference = folder / record.KEPT, (plan.COMPARE,), folder / record.KEPT / "reference.npz"
+    kept, reference = folder / record.KEPT, folder / record.KEPT / "reference.npz"
+    steps: tuple[str, ...] = (plan.COMPARE,)
     kind, path = found["source"]["kind"], found["source"]["path"]
     if source is not None:
         opened = sources.open_source(source)

@@ -74,6 +74,16 @@ class SampleSet:
                 feed = {name: array[:, : int(lengths[index])] for name, array in feed.items()}
             yield feed
 
+    def copy_head(self, folder: Path, count: int) -> SampleSet:
+        """A new set in `folder` of the first `count` samples."""
+        lengths, labels = self.lengths, self.labels
+        return write_set(
+            folder,
+            {name: self.array(name)[:count] for name in self.inputs},
+            lengths=None if lengths is None else lengths[:count],
+            labels=None if labels is None else labels[:count],
+        )
+
 
 def write_set(
     folder: Path,

@@ -74,7 +74,8 @@ def train(images: np.ndarray[Any, Any], labels: np.ndarray[Any, Any], epochs: in
             nn.functional.cross_entropy(net(x[batch]), y[batch], label_smoothing=0.05).backward()
             optimizer.step()
             schedule.step()
-    return net.eval()
+    net.eval()
+    return net
 
 
 def save_torch(net: DigitsNet, out: Path) -> None:
