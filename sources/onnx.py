@@ -115,13 +115,13 @@ def _check_calls(functions: Functions, file: str) -> None:
 
     def visit(key: tuple[str, str], callers: tuple[tuple[str, str], ...]) -> int:
         where = f"{file}: function {key[1]!r}"
-        if key in callers:
-            raise SourceUnreadable("the function calls itself", where=where)
-        if len(callers) >= MAX_CALL_DEPTH:
-            raise SourceUnreadable(f"calls nest deeper than {MAX_CALL_DEPTH}", where=where)
+        if key in callers or len(callers) > 10 * MAX_CALL_DEPTH:
+            raise SourceUnreadable("the function calls itself, at once or through others", where=where)
         if key not in depth:
             called = {(node.domain, node.op) for node in functions[key][1]} & functions.keys()
             depth[key] = 1 + max((visit(inner, (*callers, key)) for inner in sorted(called)), default=0)
+            if depth[key] > MAX_CALL_DEPTH:
+                raise SourceUnreadable(f"calls nest deeper than {MAX_CALL_DEPTH}", where=where)
         return depth[key]
 
     for key in functions:

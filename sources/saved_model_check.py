@@ -72,7 +72,7 @@ def _check_nodes(
                 where=where,
                 mend="Only operators that compute are: export without Python, file, parsing or custom operators",
             )
-        for name in (*node.functions(), *([node.op] if node.op in program.functions else [])):
+        for name in (*node.functions, *([node.op] if node.op in program.functions else [])):
             if name not in program.functions:
                 raise SourceUnreadable(f"the function {name!r} is missing", where=where, mend=AGAIN)
             # Only the graph itself may call the saver, and only with the path that the loader feeds.
@@ -137,25 +137,25 @@ def _check_size(node: Node, by_name: Mapping[str, Node], where: str) -> None:
 
 def _check_calls(program: Program) -> None:
     """Functions must not call themselves, nest too deeply, or unfold to more nodes than `MAX_UNFOLDED`."""
-    known: dict[str, int] = {}
+    known: dict[str, tuple[int, int]] = {}
 
-    def visit(name: str, callers: tuple[str, ...]) -> int:
+    def visit(name: str, callers: tuple[str, ...]) -> tuple[int, int]:
+        """Unfolded size and depth of a function."""
         where = f"{FILE}: function {name!r}"
-        if name in callers:
-            raise SourceUnreadable("the function calls itself", where=where)
-        if len(callers) >= MAX_CALL_DEPTH:
-            raise SourceUnreadable(f"calls nest deeper than {MAX_CALL_DEPTH}", where=where)
+        if name in callers or len(callers) > 10 * MAX_CALL_DEPTH:
+            raise SourceUnreadable("the function calls itself, at once or through others", where=where)
         if name not in known:
             nodes = program.functions[name].nodes
             calls = [
-                inner
-                for node in nodes
-                for inner in (*node.functions(), node.op)
-                if inner in program.functions
+                inner for node in nodes for inner in (*node.functions, node.op) if inner in program.functions
             ]
-            sizes = {inner: visit(inner, (*callers, name)) for inner in sorted(set(calls))}
-            known[name] = len(nodes) + sum(sizes[inner] for inner in calls)
-            if known[name] > MAX_UNFOLDED:
+            found = {inner: visit(inner, (*callers, name)) for inner in sorted(set(calls))}
+            size = len(nodes) + sum(found[inner][0] for inner in calls)
+            depth = 1 + max((deep for _, deep in found.values()), default=0)
+            known[name] = size, depth
+            if depth > MAX_CALL_DEPTH:
+                raise SourceUnreadable(f"calls nest deeper than {MAX_CALL_DEPTH}", where=where)
+            if size > MAX_UNFOLDED:
                 raise SourceUnreadable(f"its calls unfold to over {MAX_UNFOLDED:,} operators", where=where)
         return known[name]
 

@@ -191,7 +191,7 @@ class _Trace:
 
     def _node(self, node: Node, inputs: list[_Value], prefix: str) -> list[_Value]:
         name = prefix + node.name
-        function = self.program.functions.get(next(node.functions(), "") if node.op in CALLS else node.op)
+        function = self.program.functions.get(next(iter(node.functions), "") if node.op in CALLS else node.op)
         if function is not None:
             known = {Ref(arg): value for (arg, _), value in zip(function.arguments, inputs, strict=False)}
             return self._follow(function.nodes, function.results, known, f"{name}/")

@@ -7,7 +7,7 @@ tensorflow/core/protobuf/{saved_model,meta_graph}.proto.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -85,13 +85,16 @@ class Node:
         values = attribute.message(1, "list") if attribute else None
         return tuple(read_shape(item) for item in values.messages(7, "shape")) if values else ()
 
-    def functions(self) -> Iterator[str]:
+    @cached_property
+    def functions(self) -> tuple[str, ...]:
         """Names of the functions that the node's attributes call."""
+        names: list[str] = []
         for attribute in self.attributes.values():
-            found = attribute.messages(10, "func")
-            values = attribute.message(1, "list")
-            for function in (*found, *(values.messages(9, "func") if values else ())):
-                yield function.text(1)
+            values = attribute.message(1, "list") if 1 in attribute else None
+            found = attribute.messages(10, "func") if 10 in attribute else []
+            for function in (*found, *(values.messages(9, "func") if values and 9 in values else ())):
+                names.append(function.text(1))
+        return tuple(names)
 
     def constant(self) -> Message | None:
         """The TensorProto of a Const node."""
@@ -259,7 +262,7 @@ def reached(program: Program, refs: Iterable[Ref]) -> list[Node]:
         node = by_name[name]
         found.append(node)
         waiting.extend((*(ref.node for ref in node.inputs), *node.control))
-        called.extend((*node.functions(), node.op))
+        called.extend((*node.functions, node.op))
     entered: set[str] = set()
     while called:
         name = called.pop()
@@ -268,7 +271,7 @@ def reached(program: Program, refs: Iterable[Ref]) -> list[Node]:
         entered.add(name)
         for node in program.functions[name].nodes:
             found.append(node)
-            called.extend((*node.functions(), node.op))
+            called.extend((*node.functions, node.op))
     return found
 
 
