@@ -141,7 +141,9 @@ def _header(stream: IO[bytes], where: str, size: int) -> _Member:
         again = io.BytesIO(start + stream.read(length))
         reader = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
         shape, fortran, dtype = reader(again)
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error, RecursionError) as error:
+    except UsageError:
+        raise
+    except Exception as error:  # numpy parses the header as Python and lets any of the parser's errors out
         raise UsageError(f"not a numpy array: {error}", where=where, mend=mend) from None
     if dtype.hasobject:
         raise UsageError(

@@ -209,6 +209,16 @@ def test_a_header_that_promises_more_than_the_file_holds_is_refused(tmp_path: Pa
             prepare("data.npy", IMAGE, tmp_path / "o", root=tmp_path)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [b"\0\0\0", b"{'a': (((", b"{'descr': '<f4'}", b"[" * 5000, b"  x\n y", b'"""', b"\xff", b"1", b""],
+)
+def test_a_header_that_is_no_header_is_one_clear_error(tmp_path: Path, text: bytes) -> None:
+    (tmp_path / "data.npy").write_bytes(b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text)
+    with pytest.raises(UsageError, match=r"data.npy: not a numpy array"):
+        prepare("data.npy", IMAGE, tmp_path / "o", root=tmp_path)
+
+
 def test_a_zip_bomb_is_refused_before_it_is_inflated(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "data.npz", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("x.npy", header((100_000, 3, 8, 8), 100_000 * 768))
@@ -216,7 +226,7 @@ def test_a_zip_bomb_is_refused_before_it_is_inflated(tmp_path: Path) -> None:
         ready(tmp_path)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_damaged_files_give_one_clear_error(tmp_path: Path, data: st.DataObject) -> None:
     buffer = io.BytesIO()
