@@ -9,10 +9,12 @@ from typing import Any
 
 from ..targets.facts import Dim, IoFact, ModelFacts, OpFact, TensorFact
 from . import flops
-from .keras_layers import UNKNOWN, Cost, Shape, cost
+from .keras_layers import cost
+from .keras_movement import UNKNOWN, Cost, Shape
 from .keras_weights import Tensors, model_weights
 
 MAX_LAYERS = 100_000
+MAX_RANK = 16
 MODELS = ("Functional", "Sequential", "Model")
 
 Key = tuple[str, int, int]
@@ -147,6 +149,10 @@ def tensors_in(value: Any) -> Iterator[tuple[Key, Any]]:
                 yield from tensors_in(item)
 
 
+_Value = tuple[str, Shape | None]
+"""A value while tracing: a unique name, and its shape where it is known."""
+
+
 @dataclass
 class _Trace:
     """Follows a model's layers in the order of their calls, gathering operators, weights and liveness steps."""
@@ -165,7 +171,7 @@ class _Trace:
         if not given or any(shape is None for _, shape in given):
             self.weights["model"] = None
             return None
-        values = self._model(config, given, "")
+        values = self._model(config, given, "", "")
         for value, (_, shape) in zip(_io(config)[1], values, strict=False):
             self.results[value.name] = shape
         if not self.complete:
@@ -174,7 +180,7 @@ class _Trace:
         return flops.liveness(self.steps, sizes, [name for name, _ in values])
 
     def _filled(self, raw: Any) -> Shape | None:
-        if not isinstance(raw, list) or not raw:
+        if not isinstance(raw, list) or not 0 < len(raw) <= MAX_RANK:
             return None
         shape = []
         for axis, size in enumerate(raw):
@@ -186,20 +192,26 @@ class _Trace:
         return tuple(shape)
 
     def _model(
-        self, config: Mapping[str, Any], inputs: Sequence[tuple[str, Shape | None]], prefix: str
-    ) -> list[tuple[str, Shape | None]]:
-        """Values (name, shape) that a model returns for the values that it is given."""
-        if config.get("class_name") == "Sequential":
-            value = inputs[0]
-            for layer in layers_of(config):
-                if layer.get("class_name") != "InputLayer":
-                    value = self._layer(layer, [value], None, prefix + layer_name(layer))[0]
-            return [value]
-        return self._functional(config, inputs, prefix)
+        self, config: Mapping[str, Any], inputs: Sequence[_Value], prefix: str, owner: str
+    ) -> list[_Value]:
+        """Values that a model returns for the values that it is given.
+
+        `prefix` begins the names of its operators in this call, `owner` those of its weights in all calls.
+        """
+        if config.get("class_name") != "Sequential":
+            return self._functional(config, inputs, prefix, owner)
+        value = inputs[0]
+        layers = [layer for layer in layers_of(config) if layer.get("class_name") != "InputLayer"]
+        for layer, following in zip(layers, [*layers[1:], None], strict=True):
+            name = layer_name(layer)
+            build = following.get("build_config") if following else None
+            out = self._filled(build.get("input_shape")) if isinstance(build, Mapping) else None
+            value = self._layer(layer, [value], out, prefix + name, owner + name)[0]
+        return [value]
 
     def _functional(
-        self, config: Mapping[str, Any], inputs: Sequence[tuple[str, Shape | None]], prefix: str
-    ) -> list[tuple[str, Shape | None]]:
+        self, config: Mapping[str, Any], inputs: Sequence[_Value], prefix: str, owner: str
+    ) -> list[_Value]:
         layers = {layer_name(layer): layer for layer in layers_of(config)}
         calls = {
             (name, at): list(tensors_in([call.get("args"), call.get("kwargs")]))
@@ -208,36 +220,29 @@ class _Trace:
         }
         noted = {key: self._filled(shape) for taken in calls.values() for key, shape in taken}
         inner = config["config"]
-        values: dict[Key, tuple[str, Shape | None]] = dict(
-            zip(history(inner.get("input_layers")), inputs, strict=False)
-        )
+        values: dict[Key, _Value] = dict(zip(history(inner.get("input_layers")), inputs, strict=False))
         for name, at in _in_order(calls, values):
             given = [values.get(key, (f"{prefix}{key[0]}", noted.get(key))) for key, _ in calls[name, at]]
             label = f"{prefix}{name}" + (f":{at}" if at else "")
-            made = self._layer(layers[name], given, noted.get((name, at, 0)), label, f"{prefix}{name}")
+            made = self._layer(layers[name], given, noted.get((name, at, 0)), label, f"{owner}{name}")
             for output, value in enumerate(made):
                 values[name, at, output] = value
         wanted = history(inner.get("output_layers"))
         return [values.get(key, (f"{prefix}{key[0]}", noted.get(key))) for key in wanted]
 
     def _layer(
-        self,
-        layer: Mapping[str, Any],
-        inputs: Sequence[tuple[str, Shape | None]],
-        out: Shape | None,
-        label: str,
-        owner: str = "",
-    ) -> list[tuple[str, Shape | None]]:
-        """One call of a layer; `owner` is what its weights are counted under (once for all calls)."""
+        self, layer: Mapping[str, Any], inputs: Sequence[_Value], out: Shape | None, label: str, owner: str
+    ) -> list[_Value]:
+        """One call of a layer: its values, with its operators and its weights noted."""
         kind = str(layer.get("class_name"))
-        if kind in MODELS and layers_of(layer):
-            return self._model(layer, inputs, f"{label}/")
+        if kind in MODELS and layers_of(layer) and inputs:
+            return self._model(layer, inputs, f"{label}/", f"{owner}/")
         config = layer.get("config")
         shapes = [shape for _, shape in inputs if shape is not None]
         found: Cost = UNKNOWN
         if len(shapes) == len(inputs) and isinstance(config, Mapping) and len(self.ops) < MAX_LAYERS:
             found = cost(kind, config, shapes, out)
-        self.weights.setdefault(owner or label, found.weights)
+        self.weights.setdefault(owner, found.weights)
         result = out or found.out
         touched = sum(prod(shape) for shape in shapes) + (prod(result) if result else 0)
         for part in found.parts:

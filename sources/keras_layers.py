@@ -2,39 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from math import prod
-from typing import Any
 
 from . import flops
-
-Shape = tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Part:
-    """One operator of a layer: a suffix for its name, its op class and operations (None when unknown)."""
-
-    suffix: str
-    op_class: str
-    flops: int | None
-
-
-@dataclass(frozen=True)
-class Cost:
-    """One layer at given shapes. None where it cannot be known; `view` when no memory is written."""
-
-    parts: tuple[Part, ...]
-    weights: int | None
-    out: Shape | None
-    view: bool = False
-
-
-UNKNOWN = Cost((Part("", "unknown", None),), None, None)
-
-Config = Mapping[str, Any]
-Layer = Callable[[Config, Sequence[Shape], Shape | None], Cost]
+from .keras_movement import MOVEMENT, UNKNOWN, Config, Cost, Layer, Part, Shape, sizes_of, spatial
 
 
 def cost(name: str, config: Config, inputs: Sequence[Shape], out: Shape | None) -> Cost:
@@ -43,13 +16,22 @@ def cost(name: str, config: Config, inputs: Sequence[Shape], out: Shape | None) 
     A layer whose config lacks what it needs is unknown, as are classes that are not listed here.
     """
     layer = LAYERS.get(name)
-    if layer is None or not inputs:
+    if layer is None or not inputs or not all(_is_count(config.get(key)) for key in _COUNTS):
         return UNKNOWN
     try:
         found = layer(config, inputs, out)
     except (KeyError, IndexError, TypeError, ValueError, ZeroDivisionError):
         return UNKNOWN
     return replace(found, weights=None) if _is_rebuilt(config) else found
+
+
+_COUNTS = ("filters", "units", "groups", "input_dim", "output_dim", "num_heads", "key_dim", "value_dim",
+           "depth_multiplier", "n")  # fmt: skip
+
+
+def _is_count(value: object) -> bool:
+    """Absent, or a size that arithmetic may use: a text times a size would be a text of that length."""
+    return value is None or (type(value) is int and 0 < value < 1 << 40)
 
 
 def _is_rebuilt(config: Config) -> bool:
@@ -59,24 +41,11 @@ def _is_rebuilt(config: Config) -> bool:
     return quantized or bool(config.get("lora_rank")) or bool(config.get("quantization_config"))
 
 
-def _spatial(config: Config, rank: int) -> tuple[int, bool]:
-    """Channel axis, and whether channels come last, for an input of this rank."""
-    last = config.get("data_format", "channels_last") != "channels_first"
-    return (rank - 1 if last else 1), last
-
-
-def _pair(value: Any, count: int) -> tuple[int, ...]:
-    sizes = (value,) * count if isinstance(value, int) else tuple(value)
-    if len(sizes) != count or not all(isinstance(size, int) and size > 0 for size in sizes):
-        raise ValueError("not a size")
-    return sizes
-
-
 def _window_out(config: Config, shape: Shape, kernel: Shape, strides: Shape, channels: int) -> Shape:
     """Output shape of a convolution or pooling with padding "same", "valid" or "causal"."""
-    axis, last = _spatial(config, len(shape))
+    axis, last = spatial(config, len(shape))
     space = [size for at, size in enumerate(shape) if at not in (0, axis)]
-    dilation = _pair(config.get("dilation_rate", 1), len(kernel))
+    dilation = sizes_of(config.get("dilation_rate", 1), len(kernel))
     if config.get("padding", "valid") == "valid":
         reach = [(size - 1) * rate + 1 for size, rate in zip(kernel, dilation, strict=True)]
         sizes = [(size - far) // step + 1 for size, far, step in zip(space, reach, strides, strict=True)]
@@ -88,8 +57,8 @@ def _window_out(config: Config, shape: Shape, kernel: Shape, strides: Shape, cha
 def _conv(config: Config, inputs: Sequence[Shape], out: Shape | None) -> Cost:
     shape = inputs[0]
     count = len(shape) - 2
-    kernel, strides = _pair(config["kernel_size"], count), _pair(config.get("strides", 1), count)
-    axis, _ = _spatial(config, len(shape))
+    kernel, strides = sizes_of(config["kernel_size"], count), sizes_of(config.get("strides", 1), count)
+    axis, _ = spatial(config, len(shape))
     filters, groups = config["filters"], config.get("groups", 1)
     inner = shape[axis] // groups
     out = out or _window_out(config, shape, kernel, strides, filters)
@@ -100,18 +69,30 @@ def _conv(config: Config, inputs: Sequence[Shape], out: Shape | None) -> Cost:
 
 def _conv_transpose(config: Config, inputs: Sequence[Shape], out: Shape | None) -> Cost:
     shape = inputs[0]
-    kernel = _pair(config["kernel_size"], len(shape) - 2)
-    axis, _ = _spatial(config, len(shape))
+    count = len(shape) - 2
+    kernel, strides = sizes_of(config["kernel_size"], count), sizes_of(config.get("strides", 1), count)
+    axis, last = spatial(config, len(shape))
     filters = config["filters"]
     weights = prod(kernel) * shape[axis] * filters + (filters if config.get("use_bias", True) else 0)
+    plain = config.get("output_padding") is None and set(sizes_of(config.get("dilation_rate", 1), count)) == {
+        1
+    }
+    if out is None and plain:
+        space = [size for at, size in enumerate(shape) if at not in (0, axis)]
+        beyond = config.get("padding", "valid") == "valid"
+        sizes = [
+            size * step + (max(far - step, 0) if beyond else 0)
+            for size, far, step in zip(space, kernel, strides, strict=True)
+        ]
+        out = (shape[0], *sizes, filters) if last else (shape[0], filters, *sizes)
     return Cost((Part("", "conv", flops.conv_transpose(shape, filters, kernel)),), weights, out)
 
 
 def _depthwise(config: Config, inputs: Sequence[Shape], out: Shape | None) -> Cost:
     shape = inputs[0]
     count = len(shape) - 2
-    kernel, strides = _pair(config["kernel_size"], count), _pair(config.get("strides", 1), count)
-    axis, _ = _spatial(config, len(shape))
+    kernel, strides = sizes_of(config["kernel_size"], count), sizes_of(config.get("strides", 1), count)
+    axis, _ = spatial(config, len(shape))
     channels = shape[axis] * config.get("depth_multiplier", 1)
     out = out or _window_out(config, shape, kernel, strides, channels)
     weights = prod(kernel) * channels + (channels if config.get("use_bias", True) else 0)
@@ -123,7 +104,7 @@ def _separable(config: Config, inputs: Sequence[Shape], out: Shape | None) -> Co
     filters = config["filters"]
     assert depthwise.out is not None
     assert depthwise.weights is not None
-    axis, _ = _spatial(config, len(depthwise.out))
+    axis, _ = spatial(config, len(depthwise.out))
     channels = depthwise.out[axis]
     out = tuple(filters if at == axis else size for at, size in enumerate(depthwise.out))
     weights = depthwise.weights + channels * filters + (filters if config.get("use_bias", True) else 0)
@@ -198,16 +179,16 @@ def _softmax(config: Config, inputs: Sequence[Shape], out: Shape | None) -> Cost
 def _pool(config: Config, inputs: Sequence[Shape], out: Shape | None) -> Cost:
     shape = inputs[0]
     count = len(shape) - 2
-    kernel = _pair(config["pool_size"], count)
-    strides = _pair(config.get("strides") or kernel, count)
-    axis, _ = _spatial(config, len(shape))
+    kernel = sizes_of(config["pool_size"], count)
+    strides = sizes_of(config.get("strides") or kernel, count)
+    axis, _ = spatial(config, len(shape))
     out = out or _window_out({**config, "dilation_rate": 1}, shape, kernel, strides, shape[axis])
     return Cost((Part("", "pool", flops.pool(out, kernel)),), 0, out)
 
 
 def _global_pool(config: Config, inputs: Sequence[Shape], out: Shape | None) -> Cost:
     shape = inputs[0]
-    axis, last = _spatial(config, len(shape))
+    axis, last = spatial(config, len(shape))
     ones = (1,) * (len(shape) - 2) if config.get("keepdims") else ()
     out = (shape[0], *ones, shape[axis]) if last else (shape[0], shape[axis], *ones)
     return Cost((Part("", "pool", prod(shape)),), 0, out)
@@ -266,32 +247,6 @@ def _attention(config: Config, inputs: Sequence[Shape], out: Shape | None) -> Co
     )
 
 
-def _identity(config: Config, inputs: Sequence[Shape], out: Shape | None) -> Cost:
-    """Layers that only act in training."""
-    return Cost((), 0, inputs[0], view=True)
-
-
-def _flatten(config: Config, inputs: Sequence[Shape], out: Shape | None) -> Cost:
-    return Cost((Part("", "movement", 0),), 0, (inputs[0][0], prod(inputs[0][1:])), view=True)
-
-
-def _reshape(config: Config, inputs: Sequence[Shape], out: Shape | None) -> Cost:
-    shape = list(config["target_shape"])
-    if shape.count(-1) == 1:
-        shape[shape.index(-1)] = prod(inputs[0][1:]) // prod(size for size in shape if size != -1)
-    return Cost((Part("", "movement", 0),), 0, (inputs[0][0], *shape), view=True)
-
-
-def _concatenate(config: Config, inputs: Sequence[Shape], out: Shape | None) -> Cost:
-    shape, axis = list(inputs[0]), config.get("axis", -1)
-    shape[axis] = sum(other[axis] for other in inputs)
-    return Cost((Part("", "movement", 0),), 0, tuple(shape))
-
-
-def _movement(config: Config, inputs: Sequence[Shape], out: Shape | None) -> Cost:
-    return Cost((Part("", "movement", 0),), 0, out)
-
-
 LAYERS: Mapping[str, Layer] = {
     **dict.fromkeys(("Conv1D", "Conv2D", "Conv3D"), _conv),
     **dict.fromkeys(("Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose"), _conv_transpose),
@@ -315,16 +270,6 @@ LAYERS: Mapping[str, Layer] = {
     "SimpleRNN": _recurrent(1),
     "Bidirectional": _bidirectional,
     "MultiHeadAttention": _attention,
-    **dict.fromkeys(
-        ("Dropout", "SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D", "GaussianNoise"), _identity
-    ),
-    **dict.fromkeys(("GaussianDropout", "AlphaDropout", "ActivityRegularization", "Identity"), _identity),
-    "Flatten": _flatten,
-    "Reshape": _reshape,
-    "Concatenate": _concatenate,
-    **dict.fromkeys(("Permute", "RepeatVector", "Masking"), _movement),
-    **dict.fromkeys(
-        [f"{kind}{n}D" for kind in ("ZeroPadding", "Cropping", "UpSampling") for n in (1, 2, 3)], _movement
-    ),
+    **MOVEMENT,
 }
 """Layer classes whose cost is known; a class that is not here is unknown."""

@@ -187,6 +187,8 @@ def read_value(message: Message) -> IoFact:
     shape = tensor.message(2, "shape")
     if shape is None:
         return IoFact(name, DTYPES.get(code, ""), None)
+    if len(shape.spans(1)) > MAX_RANK:
+        raise SourceUnreadable(f"a rank of {len(shape.spans(1))}", where=f"{message.where} {name!r}")
     dims: list[Dim] = []
     for dim in shape.messages(1, "dim"):
         size = dim.integer(1, -1)

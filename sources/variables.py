@@ -29,6 +29,8 @@ TF_DTYPES = {
 MAX_INDEX = 32 << 20
 """Largest index file that is read: 100,000 tensors take about 10 MB."""
 MAX_SHARDS = 10_000
+MAX_RANK = 254
+"""TensorFlow's own limit."""
 
 _MAGIC = (0xDB4775248B80FB57).to_bytes(8, "little")
 _FOOTER = 48
@@ -130,6 +132,8 @@ def read_shape(message: Message | None) -> tuple[int, ...] | None:
         return ()
     if message.integer(3):
         return None
+    if len(message.spans(2)) > MAX_RANK:
+        raise message.error(f"a rank of {len(message.spans(2))}")
     return tuple(dim.integer(1) for dim in message.messages(2, "dim"))
 
 

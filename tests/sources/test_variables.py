@@ -108,7 +108,7 @@ def test_a_link_out_of_the_folder_is_refused(tmp_path: Path) -> None:
 
 
 @given(st.integers(0, len(table(GOOD)) - 1), st.integers(1, 255))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 def test_every_changed_byte_is_harmless_or_refused(
     tmp_path_factory: pytest.TempPathFactory, at: int, flip: int
 ) -> None:
