@@ -100,9 +100,10 @@ def load_reference(kind: str, path: Path, options: Mapping[str, Any]) -> Referen
     model = load(kind, path, options)
     specs = [tf.TensorSpec(shape, dtype) for shape, dtype in zip(model.shapes, model.dtypes, strict=True)]
 
-    @tf.function(input_signature=specs, autograph=False)
-    def compiled(*tensors: Any) -> list[Any]:
+    def computed(*tensors: Any) -> list[Any]:
         return list(model.call(*tensors))
+
+    compiled = tf.function(computed, input_signature=specs, autograph=False)
 
     def run(feeds: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:
         tensors = [
@@ -250,6 +251,7 @@ def _first_generation(path: Path, options: Mapping[str, Any]) -> TensorflowModel
             mend="Save it again with this TensorFlow version",
         ) from error
     _refuse_non_finite(_constants(frozen), path)
+    frozen = _inlined(frozen, [info.name for info in inputs.values()], [info.name for info in outputs.values()])
     names = tuple(inputs)
 
     def call(*tensors: Any) -> list[Any]:
@@ -271,6 +273,17 @@ def _first_generation(path: Path, options: Mapping[str, Any]) -> TensorflowModel
             "saved, as a rule), so its graph and variables were read by the version 1 loader",
         ),
     )
+
+
+def _inlined(graph: Any, inputs: list[str], outputs: list[str]) -> Any:
+    """The frozen GraphDef without function calls: an import into another graph leaves functions behind."""
+    import tensorflow as tf
+    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+    wrapped = tf.compat.v1.wrap_function(lambda: tf.graph_util.import_graph_def(graph, name=""), [])
+    elements = wrapped.graph.as_graph_element
+    pruned = wrapped.prune([elements(name) for name in inputs], [elements(name) for name in outputs])
+    return convert_variables_to_constants_v2(pruned).graph.as_graph_def()
 
 
 def _sizes(shape: Any) -> tuple[int | None, ...]:

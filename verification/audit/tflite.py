@@ -82,12 +82,13 @@ class _Graph:
 
     def kind(self, op: Any) -> str:
         """Operator name, as in "CONV_2D"."""
-        return self._kinds[op.opcodeIndex]
+        return self._kinds[int(op.opcodeIndex)]
 
     def label(self, op: Any) -> str:
-        """Last part of the name of what the operator computes."""
-        name = self._tensors[int(op.outputs[0])].name or b""
-        return str(name.decode(errors="replace").rsplit("/", 1)[-1][-60:])
+        """Last parts of the name of what the operator computes; of fused operators, the first's name."""
+        name = str((self._tensors[int(op.outputs[0])].name or b"").decode(errors="replace"))
+        parts = [part for part in name.split(";") if part] or [name]
+        return "/".join(parts[0].split("/")[-2:])[-60:]
 
     def shape(self, tensor: int) -> tuple[int, ...]:
         """A tensor's shape."""
@@ -96,7 +97,7 @@ class _Graph:
 
     def type_name(self, tensor: int) -> str:
         """A tensor's type, as in "INT8"."""
-        return self._types[self._tensors[tensor].type]
+        return self._types[int(self._tensors[tensor].type)]
 
     @cached_property
     def _dequantized(self) -> dict[int, int]:

@@ -54,7 +54,9 @@ def convert(job: Job) -> FloatModel:
 def _from_torch(kind: str, path: Path, options: Mapping[str, Any]) -> FloatModel:
     source = torch_model.load(kind, path, options)
     images = [i for i, t in enumerate(source.example) if t.is_floating_point() and is_image(t.shape, 1)]
-    module, example, moved_in, moved_out = source.module, source.example, (), ()
+    module, example = source.module, source.example
+    moved_in: tuple[int, ...] = ()
+    moved_out: tuple[int, ...] = ()
     if options.get("layout") == "nhwc":
         module, example, moved_in, moved_out = _channels_last(source, images)
     data = _litert_torch(module, example)

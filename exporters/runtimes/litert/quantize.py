@@ -16,8 +16,13 @@ from .convert import FloatModel
 from .flatbuffer import Graph, Op
 
 SCHEMES = ("fp32", "fp16", "int8", "int8-dynamic", "int8-weight", "int4-weight")
-STORED = {"fp16": ("FLOAT16",), "int8": ("INT8",), "int8-dynamic": ("INT8",), "int8-weight": ("INT8",)}
-STORED["int4-weight"] = ("INT4", "INT8")
+STORED: dict[str, tuple[str, ...]] = {
+    "fp16": ("FLOAT16",),
+    "int8": ("INT8",),
+    "int8-dynamic": ("INT8",),
+    "int8-weight": ("INT8",),
+    "int4-weight": ("INT4", "INT8"),
+}
 """Types of the weights that a scheme is about."""
 
 

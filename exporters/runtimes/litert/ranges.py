@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ....calibration import observers
+from ....calibration.observers import MinMax
 from ....targets.errors import ConversionFailed
 from ...job import Port
 from .flatbuffer import SIGNATURE, Graph
@@ -26,21 +27,23 @@ SENTINEL = 1e30
 
 @dataclass(frozen=True)
 class Range:
-    """What one activation tensor was seen to hold."""
+    """What one activation tensor was seen to hold; `low` and `high` are the observer's choice."""
 
     low: float
     high: float
+    span: float
+    """From the smallest to the largest value (or zero) that was seen, whatever the observer cut off."""
     power: float
     """Mean square of a typical row (last axis; of the whole tensor for feature maps): the median over all."""
 
     @property
     def sqnr_db(self) -> float:
-        """Signal to noise in dB when a typical row is rounded to 8 bits over this range.
+        """Signal to noise in dB when a typical row is rounded to 8 bits over all that was seen.
 
         Uniform noise of one step s has the power s²/12 (Widrow and Kollár, "Quantization Noise", 2008). One
         row with huge values makes the step coarse for all others, and this figure falls.
         """
-        step = (max(self.high, 0.0) - min(self.low, 0.0)) / 255
+        step = self.span / 255
         if step == 0 or self.power == 0:
             return math.inf
         return 10 * math.log10(self.power / (step * step / 12))
@@ -69,22 +72,31 @@ def collect(
     dtypes = {name: detail["dtype"] for name, detail in runner.get_input_details().items()}
     factory = observers.make(observer)
     seen = {tensor: factory() for tensor in sorted(tensors)}
+    extremes = {tensor: MinMax() for tensor in seen}
+    maps = {tensor for tensor in seen if graph.is_feature_map(tensor)}
     powers: dict[int, list[float]] = {tensor: [] for tensor in seen}
     for feed in feeds:
         runner(**{name: np.ascontiguousarray(feed[name], dtype) for name, dtype in dtypes.items()})
         for tensor, watching in seen.items():
             values = interpreter.get_tensor(tensor)
-            if not graph.is_feature_map(tensor):
-                powers[tensor].append(_typical_row(values))
-            else:
+            if tensor in maps:
                 powers[tensor].append(float(np.mean(np.square(values, dtype=np.float64))))
-            watching.observe(_without_sentinels(values))
+            else:
+                powers[tensor].append(_typical_row(values))
+            values = _without_sentinels(values)
+            watching.observe(values)
+            extremes[tensor].observe(values)
     if not all(powers.values()):
         raise ConversionFailed("there is no calibration sample", mend="Give data with --calibration")
     return {
-        tensor: Range(*watching.range(), statistics.median(powers[tensor]))
+        tensor: Range(*watching.range(), _span(extremes[tensor]), statistics.median(powers[tensor]))
         for tensor, watching in seen.items()
     }
+
+
+def _span(extremes: MinMax) -> float:
+    low, high = extremes.range()
+    return high - low
 
 
 def _typical_row(values: np.ndarray[Any, Any]) -> float:
@@ -121,6 +133,9 @@ def statistics_by_name(graph: Graph, ranges: Mapping[int, Range]) -> dict[str, d
     import numpy as np
 
     return {
-        graph.name(tensor): {"min": np.float32([found.low]), "max": np.float32([found.high])}
+        graph.name(tensor): {
+            "min": np.array([found.low], np.float32),
+            "max": np.array([found.high], np.float32),
+        }
         for tensor, found in ranges.items()
     }
