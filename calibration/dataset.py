@@ -16,7 +16,7 @@ from . import arrays, doctor, generated, images, preprocessor_config, text
 from .model_files import config, whole
 from .preprocess import Preprocessing
 from .reading import Reading, Wanted, is_tokens, settle
-from .samples import SampleSet, write_set
+from .samples import Rows, SampleSet, write_set
 from .split import HELD_OUT, split
 from .store import Store
 
@@ -93,18 +93,19 @@ def prepare(
     most = limit if limit is not None else CALIBRATION + (held_out if held_out is not None else HELD_OUT)
     wanted = Wanted(settled, model_dir, root if root is not None else Path.cwd(), seed, most, sequence)
     reading = _read(data, wanted)
-    store = Store(folder / ".reading", settled, most)
+    store = Store(folder / ".reading", settled)
     try:
         with closing(reading.samples):
             for sample in reading.samples:
                 store.add(sample)
         kept, held = split(store.digests, held_out, seed, data)
-        findings = [*reading.findings, *store.findings, *_examine(store.arrays(), wanted, reading, len(kept))]
+        findings = [*reading.findings, *store.findings, *_examine(store, wanted, reading, len(kept))]
         doctor.stop(findings, data)
         sets = [
             _write(folder / name, store, indices)
             for name, indices in (("calibration", kept), ("held_out", held))
         ]
+        sha256 = _sha256(store.select(kept), store.select(held))
     finally:
         store.remove()
     found = dict.fromkeys(str(finding) for finding in findings)
@@ -112,7 +113,7 @@ def prepare(
         kind=reading.kind,
         samples=len(kept),
         held_out=len(held),
-        sha256=_sha256(sets),
+        sha256=sha256,
         seed=seed,
         warnings=(*reading.warnings, *found),
         preprocessing=reading.preprocessing.to_dict() if reading.preprocessing is not None else None,
@@ -151,20 +152,19 @@ def _known() -> str:
     return f"Give {', '.join(KINDS)}"
 
 
-def _examine(
-    stored: Mapping[str, Array], wanted: Wanted, reading: Reading, calibration: int
-) -> tuple[doctor.Finding, ...]:
+def _examine(store: Store, wanted: Wanted, reading: Reading, calibration: int) -> tuple[doctor.Finding, ...]:
     if reading.random:
         return ()
     model = config(wanted.model_dir)
     return doctor.examine(
-        stored,
+        store.rows,
         wanted.inputs,
         expects=reading.preprocessing if reading.preprocessing is not None else _expected(wanted),
         order_known=reading.kind == "images",
         calibration=calibration,
         vocabulary=whole(model, "vocab_size"),
         token_types=whole(model, "type_vocab_size"),
+        digests=store.digests,
     )
 
 
@@ -184,20 +184,18 @@ def _write(folder: Path, store: Store, indices: list[int]) -> SampleSet:
         known = [value for value in values if value is not None]
         complete = len(known) == len(values)
         optional[name] = np.asarray(known, np.int64)[indices] if complete else None
-    ordered = store.ordered(indices, folder.name)
-    return write_set(folder, ordered, lengths=optional["lengths"], labels=optional["labels"])
+    return write_set(folder, store.select(indices), lengths=optional["lengths"], labels=optional["labels"])
 
 
-def _sha256(sets: list[SampleSet]) -> str:
+def _sha256(*sets: Mapping[str, Rows]) -> str:
     import numpy as np
 
     total = hashlib.sha256()
     for each in sets:
-        for name in each.inputs:
-            array = each.array(name)
-            total.update(f"{name} {array.dtype} {array.shape}\n".encode())
-            for row in array:
-                total.update(np.ascontiguousarray(row).tobytes())
+        for name, rows in each.items():
+            total.update(f"{name} {rows.dtype} {rows.shape}\n".encode())
+            for index in range(len(rows)):
+                total.update(np.ascontiguousarray(rows[index]).tobytes())
     return total.hexdigest()
 
 

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..targets.errors import UsageError
 from ..targets.facts import Dim, IoFact
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from .preprocess import Preprocessing
-
-    Array = np.ndarray[Any, Any]
+    from .samples import Rows
 
 FEW = 16
 """Fewer calibration samples than this seldom show the range of every activation."""
@@ -131,7 +128,7 @@ def _kind(dtype: str) -> str | None:
 
 
 def examine(
-    arrays: Mapping[str, Array],
+    arrays: Mapping[str, Rows],
     inputs: tuple[IoFact, ...],
     *,
     expects: Preprocessing | None = None,
@@ -139,16 +136,18 @@ def examine(
     calibration: int | None = None,
     vocabulary: int | None = None,
     token_types: int | None = None,
+    digests: list[bytes] | None = None,
 ) -> tuple[Finding, ...]:
     """Everything that can be seen in the data, input by input; reads each array once, sample by sample.
 
     Args:
-        arrays: all samples by input name, sample axis first; memory maps are fine.
+        arrays: all samples by input name, sample axis first; they are read one sample at a time.
         expects: the model's own preprocessing, to hold the range against.
         order_known: the channel order is known to be right, as it is where modelport read the images.
         calibration: how many of the samples calibrate; None for all.
         vocabulary: number of token ids that the model knows.
         token_types: number of token types that it knows.
+        digests: one hash a sample where they are known already, equal exactly for copies.
     """
     from . import values
 
@@ -166,14 +165,12 @@ def examine(
             findings += values.floats(io, seen, expects, order_known=order_known)
         else:
             findings += values.integers(io, seen, vocabulary=vocabulary, token_types=token_types)
-    total = min((len(array) for array in arrays.values()), default=0)
-    findings += _amount(arrays, total if calibration is None else calibration)
+    hashes = digests if digests is not None else values.digests(arrays)
+    findings += _amount(hashes, len(hashes) if calibration is None else calibration)
     return tuple(findings)
 
 
-def _amount(arrays: Mapping[str, Array], calibration: int) -> list[Finding]:
-    from . import values
-
+def _amount(digests: list[bytes], calibration: int) -> list[Finding]:
     findings = []
     if calibration < FEW:
         findings.append(
@@ -184,7 +181,6 @@ def _amount(arrays: Mapping[str, Array], calibration: int) -> list[Finding]:
                 f"Give at least {FEW}, better 100 to 500",
             )
         )
-    digests = values.digests(arrays)
     copies = len(digests) - len(set(digests))
     if copies:
         findings.append(

@@ -6,13 +6,29 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     import numpy as np
 
 SETS = ("calibration", "held_out")
 """The two disjoint sets that a samples folder holds, one sub-folder each."""
+
+
+class Rows(Protocol):
+    """Samples of one input that can be read one at a time: an array, or rows that lie in a file."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(count, ...)."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Dtype of the elements."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Any: ...
 
 
 @dataclass(frozen=True)
@@ -87,7 +103,7 @@ class SampleSet:
 
 def write_set(
     folder: Path,
-    arrays: Mapping[str, np.ndarray[Any, Any]],
+    arrays: Mapping[str, Rows],
     *,
     lengths: np.ndarray[Any, Any] | None = None,
     labels: np.ndarray[Any, Any] | None = None,
@@ -99,10 +115,21 @@ def write_set(
     inputs = {name: f"input_{index}.npy" for index, name in enumerate(arrays)}
     count = len(next(iter(arrays.values())))
     for name, array in arrays.items():
-        np.save(folder / inputs[name], array, allow_pickle=False)
+        _save(folder / inputs[name], array)
     if lengths is not None:
         np.save(folder / "lengths.npy", lengths, allow_pickle=False)
     if labels is not None:
         np.save(folder / "labels.npy", labels, allow_pickle=False)
     (folder / "set.json").write_text(json.dumps({"inputs": inputs, "count": count}))
     return SampleSet(folder, inputs, count)
+
+
+def _save(path: Path, rows: Rows) -> None:
+    """The bytes that `numpy.save` would write, with one sample in memory at a time."""
+    import numpy as np
+
+    header = {"descr": np.lib.format.dtype_to_descr(rows.dtype), "fortran_order": False, "shape": rows.shape}
+    with path.open("wb") as stream:
+        np.lib.format.write_array_header_1_0(stream, header)
+        for index in range(len(rows)):
+            stream.write(np.ascontiguousarray(rows[index]).tobytes())

@@ -13,6 +13,7 @@ import numpy as np
 from ..targets.facts import IoFact
 from .doctor import Finding, error, warning
 from .preprocess import Preprocessing
+from .samples import Rows
 
 Array = np.ndarray[Any, Any]
 
@@ -42,10 +43,11 @@ class Look:
     """Samples that are zero throughout."""
 
 
-def look(array: Array) -> Look:
+def look(array: Rows) -> Look:
     """One pass, one sample in memory at a time."""
     low, high, nan, inf, blank, empty, varies, whole = math.inf, -math.inf, None, None, 0, 0, False, True
     axis = _channel_axis(array.shape)
+    first = np.asarray(array[0]) if len(array) else np.empty(0)
     means = []
     for index in range(len(array)):
         sample = np.asarray(array[index])
@@ -61,7 +63,7 @@ def look(array: Array) -> Look:
         low, high = min(low, least), max(high, most)
         blank += least == most
         empty += least == most == 0
-        varies = varies or not np.array_equal(sample, array[0])
+        varies = varies or not np.array_equal(sample, first)
         if whole and index < 8:
             whole = sample.dtype.kind != "f" or bool((sample == np.floor(sample)).all())
         if axis is not None:
@@ -208,7 +210,7 @@ def integers(io: IoFact, seen: Look, *, vocabulary: int | None, token_types: int
     return _constant(io, seen)
 
 
-def digests(arrays: Mapping[str, Array]) -> list[bytes]:
+def digests(arrays: Mapping[str, Rows]) -> list[bytes]:
     """One SHA-256 a sample over all its inputs: equal exactly for copies."""
     count = min((len(array) for array in arrays.values()), default=0)
     found = []

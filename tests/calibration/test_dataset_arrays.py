@@ -144,6 +144,14 @@ def test_right_padded_masks_give_lengths_and_trimmed_feeds(tmp_path: Path) -> No
         assert feed["input_ids"].shape == feed["attention_mask"].shape
 
 
+def test_left_padded_masks_give_no_lengths(tmp_path: Path) -> None:
+    mask = (np.arange(9)[::-1] < (np.arange(40) % 7 + 2)[:, None]).astype(np.int64)
+    ids = np.random.default_rng(0).integers(5, 99, (40, 9)) * mask
+    np.savez(tmp_path / "data.npz", input_ids=ids, attention_mask=mask)
+    ready(tmp_path, inputs=TOKENS)
+    assert both(tmp_path / "out")[0].lengths is None
+
+
 def test_int32_and_bool_are_cast_and_overflow_is_named(tmp_path: Path) -> None:
     inputs = (IoFact("ids", "int32", (1, 4)), IoFact("mask", "bool", (1, 4)))
     ids = np.random.default_rng(0).integers(0, 9, (20, 4))

@@ -157,6 +157,14 @@ def test_grey_images_and_small_differences_are_not_suspected() -> None:
     assert codes(NCHW, np.clip(tinted, 0, 1)) == []
 
 
+def test_a_difference_within_its_own_spread_is_not_suspected() -> None:
+    strong = UNIT[:20] * 0.5
+    strong[:11, 2] += 0.5
+    strong[11:, 0] += 0.5
+    assert strong[:, 2].mean() - strong[:, 0].mean() > 0.03
+    assert ("warning", "channels") not in codes(NCHW, strong)
+
+
 def test_sentences_name_input_fault_and_mend() -> None:
     (finding,) = examine({"x": UNIT.transpose(0, 2, 3, 1)}, (NCHW,))
     assert str(finding) == (
