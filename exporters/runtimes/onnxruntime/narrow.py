@@ -53,10 +53,11 @@ def dynamic(model: onnx.ModelProto, work: Path, path: str) -> tuple[onnx.ModelPr
 
 def int4(model: onnx.ModelProto, work: Path, path: str) -> tuple[onnx.ModelProto, tuple[str, ...]]:
     """Weights of matrix products (MatMulNBits) and look-up tables (GatherBlockQuantized) in 4-bit blocks."""
-    from onnxruntime.quantization.matmul_nbits_quantizer import (
-        DefaultWeightOnlyQuantConfig,
-        MatMulNBitsQuantizer,
-    )
+    with quiet():
+        from onnxruntime.quantization.matmul_nbits_quantizer import (
+            DefaultWeightOnlyQuantConfig,
+            MatMulNBitsQuantizer,
+        )
 
     choose.require_reach(model, "int4-weight", ("Gemm", "MatMul", "Gather"), "int8, with --calibration")
     model = prepared(upgraded(model, 21, path), work)

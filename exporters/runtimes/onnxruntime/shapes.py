@@ -52,10 +52,16 @@ def _complete(model: onnx.ModelProto) -> bool:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep the quantizers' own logging, which says the same of every model, off the worker's log."""
-    before = logging.root.manager.disable
+    """Keep the quantizers' own logging off the worker's log, and undo what importing them does to it.
+
+    They say the same of every model, in one line a tensor, and one of them turns all logging on.
+    """
+    root = logging.getLogger()
+    before, level, handlers = root.manager.disable, root.level, list(root.handlers)
     logging.disable(logging.ERROR)
     try:
         yield
     finally:
         logging.disable(before)
+        root.setLevel(level)
+        root.handlers[:] = handlers
