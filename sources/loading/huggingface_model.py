@@ -37,10 +37,15 @@ def load(path: Path, options: Mapping[str, Any]) -> TorchModel:
     output_names = tuple(fact.name for fact in outputs)
     pooled = output_names == ("sentence_embedding",)
     backbone = _pretrained(path, base=pooled)
-    sequence = int(options.get("sequence") or DEFAULT_SEQUENCE)
+    longest = _positions(backbone.config)
+    sequence = int(options.get("sequence") or min(DEFAULT_SEQUENCE, longest))
+    if sequence > longest and any("sequence" in (fact.shape or ()) for fact in inputs):
+        raise UsageError(
+            f"the model takes at most {longest} tokens, not {sequence}",
+            where=f"{path}/config.json: max_position_embeddings",
+            mend=f"Give a sequence of {longest} or less",
+        )
     sizes = {"batch": 1, "sequence": sequence}
-    if any("sequence" in (fact.shape or ()) for fact in inputs):
-        _refuse_too_long(backbone.config, sequence, path)
     example = tuple(
         torch.ones(
             [sizes[str(d)] if isinstance(d, str) else d for d in fact.shape or ()],
@@ -74,6 +79,7 @@ def _pretrained(path: Path, *, base: bool) -> Any:
             trust_remote_code=False,
             attn_implementation="eager",
             dtype=torch.float32,
+            ignore_mismatched_sizes=True,  # so that they are named below, instead of a bare error
             output_loading_info=True,
         )
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
@@ -127,19 +133,15 @@ def _first(names: Iterable[str], count: int = 5) -> str:
     return ", ".join(listed[:count]) + more
 
 
-def _refuse_too_long(config: Any, sequence: int, path: Path) -> None:
+def _positions(config: Any) -> int:
+    """The most tokens that the model takes; without a limit of its own, more than anybody asks for."""
     positions = getattr(config, "max_position_embeddings", None)
     if not isinstance(positions, int) or positions <= 0:
-        return
+        return 1 << 31
     # RoBERTa's family counts positions from behind the padding index.
     if getattr(config, "model_type", "") in ("roberta", "xlm-roberta", "camembert", "mpnet", "longformer"):
         positions -= int(getattr(config, "pad_token_id", 1) or 0) + 1
-    if sequence > positions:
-        raise UsageError(
-            f"the model takes at most {positions} tokens, not {sequence}",
-            where=f"{path}/config.json: max_position_embeddings",
-            mend=f"Give a sequence of {positions} or less",
-        )
+    return positions
 
 
 def _positional(

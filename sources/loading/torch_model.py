@@ -25,7 +25,10 @@ TRAINING_FLAG = {"aten.dropout.default": 2, "aten.batch_norm.default": 5, "aten.
 
 @dataclass(frozen=True)
 class TorchModel:
-    """A torch model ready for an exporter, with float32 weights, on the CPU, in inference mode."""
+    """A torch model ready for an exporter, on the CPU, in inference mode.
+
+    Checkpoints are loaded as float32, whatever they store; an ExportedProgram keeps its own dtypes.
+    """
 
     module: torch.nn.Module
     """Takes positional tensors in the order of `input_names`, returns a tuple in that of `output_names`."""
@@ -54,7 +57,9 @@ def load(kind: str, path: Path, options: Mapping[str, Any]) -> TorchModel:
         raise Unsupported(f"a source of kind {kind!r} is not a torch model", where=str(path))
     for name, tensor in model.module.state_dict().items():
         if tensor.is_floating_point():
-            finite.refuse_non_finite(tensor.float().numpy(), f"{path}: weight {name}")
+            # NumPy has no bfloat16, and float64 may hold what float32 cannot.
+            known = tensor if str(tensor.dtype) in ("torch.float32", "torch.float64") else tensor.float()
+            finite.refuse_non_finite(known.numpy(), f"{path}: weight {name}")
     return model
 
 

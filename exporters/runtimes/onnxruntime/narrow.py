@@ -6,7 +6,7 @@ from pathlib import Path
 
 import onnx
 
-from . import choose, files, graph
+from . import choose, files, graph, rewrite
 from .shapes import prepared, quiet
 from .source import upgraded
 
@@ -29,8 +29,8 @@ def dynamic(model: onnx.ModelProto, work: Path, path: str) -> tuple[onnx.ModelPr
 
     choose.require_reach(model, "int8-dynamic", ("Gemm", "MatMul", "Gather"), "int8, with --calibration")
     model = prepared(upgraded(model, 13, path), work)
-    graph.gemm_as_matmul(model)
-    tables = graph.int8_tables(model)
+    rewrite.gemm_as_matmul(model)
+    tables = rewrite.int8_tables(model)
     left = choose.reach(model, ("MatMul",))[1]
     target = work / "dynamic.onnx"
     with quiet():
@@ -61,7 +61,7 @@ def int4(model: onnx.ModelProto, work: Path, path: str) -> tuple[onnx.ModelProto
 
     choose.require_reach(model, "int4-weight", ("Gemm", "MatMul", "Gather"), "int8, with --calibration")
     model = prepared(upgraded(model, 21, path), work)
-    graph.gemm_as_matmul(model)
+    rewrite.gemm_as_matmul(model)
     graph.name_nodes(model)
     left = choose.reach(model, ("MatMul", "Gather"))[1]
     config = DefaultWeightOnlyQuantConfig(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import onnx
+from onnx import version_converter
 
 from ....sources.loading.onnx_model import refuse_non_finite
 from ....targets.errors import ConversionFailed, SourceUnreadable, Unsupported
@@ -101,7 +102,7 @@ def upgraded(model: onnx.ModelProto, least: int, path: str) -> onnx.ModelProto:
     if version >= least:
         return model
     try:
-        return onnx.version_converter.convert_version(model, OPSET)
+        return version_converter.convert_version(model, OPSET)
     except Exception as error:  # the converter raises errors of its own C++ classes
         raise SourceUnreadable(
             f"onnx cannot raise opset {version} to {OPSET}: {error}",

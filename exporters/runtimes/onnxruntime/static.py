@@ -10,7 +10,7 @@ import onnx
 from ....calibration.samples import SampleSet
 from ....targets.errors import Unsupported, UsageError
 from ...job import Job, Progress
-from . import choose, graph
+from . import choose, graph, rewrite
 from .ranges import Ranges, observe
 from .shapes import prepared, quiet
 from .source import upgraded
@@ -40,7 +40,7 @@ def quantize(job: Job, model: onnx.ModelProto, progress: Progress) -> tuple[onnx
     ranges = observe(model, _activations(model, nodes), samples, observer, work, progress)
     quantized = _insert(model, nodes, ranges, keep_results=mixed)
     _free_outputs(quantized)
-    tables = graph.int8_tables(quantized)
+    tables = rewrite.int8_tables(quantized)
     return quantized, tuple(_notes(mixed, prefers_dynamic, tables, observer, samples.count))
 
 
