@@ -152,7 +152,7 @@ def _positional(
 
     fields = ("last_hidden_state",) if pool else output_names
 
-    class Positional(torch.nn.Module):  # type: ignore[misc]
+    class Positional(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.backbone = backbone

@@ -183,7 +183,7 @@ def _flattened(
 
     in_spec = program.call_spec.in_spec
 
-    class Flattened(torch.nn.Module):  # type: ignore[misc]
+    class Flattened(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.program = program.module(check_guards=False)
