@@ -21,7 +21,7 @@ def run(job: Job, progress: Progress) -> Outcome:
         options["calibration"],
         inputs,
         Path(job.samples),
-        model_dir=path if path.is_dir() else None,
+        model_dir=path if path.is_dir() else path.parent,
         root=Path(options["folder"]),
         seed=options["seed"],
         held_out=options["held_out"],

@@ -58,9 +58,16 @@ def test_static_int8_keeps_the_model_from_every_source(
     assert "SQNR" in report
 
 
-@pytest.mark.parametrize("target", ["android", "server-cpu"])
 @pytest.mark.parametrize(
-    ("quant", "least_db", "largest_share"), [("fp32", 100, 1.6), ("fp16", 50, 0.9), ("int8-dynamic", 25, 0.9)]
+    ("target", "quant", "least_db", "largest_share"),
+    [
+        ("android", "fp32", 100, 1.6),
+        ("android", "fp16", 50, 0.9),
+        ("android", "int8-dynamic", 25, 0.6),
+        ("android", "int8-weight", 25, 0.6),
+        ("server-cpu", "fp32", 100, 1.6),
+        ("server-cpu", "fp16", 50, 0.9),
+    ],
 )
 def test_the_other_schemes_work_without_calibration(
     digits: Path, tmp_path: Path, target: str, quant: str, least_db: float, largest_share: float
@@ -103,8 +110,13 @@ def test_what_cannot_work_is_refused_before_any_work(digits: Path, tmp_path: Pat
         modelport.convert(digits / "digits.onnx", target="android", out=out)
     with pytest.raises(Unsupported, match="keras"):
         modelport.convert(digits / "digits.keras", target="server-cpu", out=out)
-    with pytest.raises(Unsupported, match="convolutions"):
-        modelport.convert(digits / "digits.pt2", target="server-cpu", quant="int4-weight", out=out)
+    for target, quant in (
+        ("server-cpu", "int4-weight"),
+        ("server-cpu", "int8-dynamic"),
+        ("android", "int4-weight"),
+    ):
+        with pytest.raises(Unsupported, match="convolutions.*int8"):
+            modelport.convert(digits / "digits.pt2", target=target, quant=quant, out=out)
     with pytest.raises(UsageError, match="--calibration"):
         modelport.convert(digits / "digits.pt2", target="android", quant="int8", out=out)
     assert list(tmp_path.iterdir()) == []
