@@ -105,7 +105,8 @@ def _channels_last(
         tensor.permute(TO_NHWC).contiguous() if index in images else tensor
         for index, tensor in enumerate(source.example)
     )
-    return module.eval(), example, tuple(images), maps
+    module.training = False  # eval() would walk into an exported program, which does not know it
+    return module, example, tuple(images), maps
 
 
 def _litert_torch(module: torch.nn.Module, example: tuple[torch.Tensor, ...]) -> bytes:
