@@ -44,7 +44,6 @@ PACKED = frozenset({"MatMulNBits", "GatherBlockQuantized"})
 """Operators whose weight holds several narrow integers a byte, as many bits each as attribute `bits` says."""
 
 HANDS_ON = frozenset({"Identity", "Cast", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "DequantizeLinear"})
-ACTIVATIONS = frozenset({"Relu", "Clip"})
 COMPUTING = frozenset({"conv", "depthwise", "gemm", "matmul", "recurrent"})
 NARROW = frozenset({"int8", "uint8", "int4", "uint4", "int16", "uint16"})
 FLOATS = frozenset({"float64", "float32", "float16", "bfloat16"})
@@ -211,11 +210,28 @@ def _quantized(name: str, wiring: _Wiring) -> str | None:
 
 
 def _requantized(node: Node, wiring: _Wiring) -> bool:
-    """Whether a convolution's result is quantized again: only then does ONNX Runtime fuse it to integers."""
+    """Whether a convolution's result is quantized again: only then does ONNX Runtime fuse it to integers.
+
+    A Relu in between is fused away where the zero point is the least integer, so that quantizing clips.
+    """
     readers = wiring.read.get(node.outputs[0], ())
-    if len(readers) == 1 and readers[0].op in ACTIVATIONS:
+    relu = len(readers) == 1 and readers[0].op == "Relu"
+    if relu:
         readers = wiring.read.get(readers[0].outputs[0], ())
-    return bool(readers) and all(reader.op == "QuantizeLinear" for reader in readers)
+    return bool(readers) and all(
+        reader.op == "QuantizeLinear" and (not relu or _least_zero(reader, wiring)) for reader in readers
+    )
+
+
+def _least_zero(node: Node, wiring: _Wiring) -> bool:
+    """Whether the zero point of a QuantizeLinear is the least integer of its dtype (uint8 without one)."""
+    if len(node.inputs) < 3:
+        return True
+    zero = wiring.stored.get(node.inputs[2])
+    if zero is None:
+        return False
+    values = zero.message.raw(9) or bytes(value & 0xFF for value in zero.message.integers(5))
+    return set(values) <= {0x80 if zero.dtype == "int8" else 0}
 
 
 def _float_bytes(node: Node, wiring: _Wiring, weights: Mapping[str, tuple[str, int]]) -> int:
