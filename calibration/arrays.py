@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from ..sources import zipguard
+from ..sources.files import zipguard
 from ..targets.errors import SourceUnreadable, UsageError
 from . import doctor
 from .reading import Reading, Sample, Wanted, choose

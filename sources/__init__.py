@@ -10,8 +10,8 @@ from ..targets.errors import ModelportError, SourceUnreadable
 from ..targets.facts import ModelFacts
 from .source import KINDS, Source
 
-FORMATS = ("causal_lm", "huggingface", "torch_program", "onnx", "saved_model", "keras")
-"""The format modules of this folder, in the order in which they are asked. Each has the same verbs:
+FORMATS = ("huggingface.causal_lm", "huggingface", "torch_program", "onnx", "saved_model", "keras")
+"""The formats, each a module or folder here, in the order in which they are asked. Each has the same verbs:
 
 `KIND`, `recognises(path)` by content, `open(path)` with its validator, and `inspect(source, sequence=...)`.
 """

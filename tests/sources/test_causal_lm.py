@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from modelport import sources
-from modelport.sources import causal_lm, checkpoint, decoders
+from modelport.sources.files import jsonfile
+from modelport.sources.huggingface import causal_lm, checkpoint, decoders
 from modelport.targets.errors import SourceUnreadable
 
 LLAMA: dict[str, Any] = {
@@ -49,7 +50,7 @@ def header(tensors: Mapping[str, tuple[int, ...]]) -> tuple[bytes, int]:
 
 
 def expected(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    fields = checkpoint.jsonfile.Fields(config, "config.json")
+    fields = jsonfile.Fields(config, "config.json")
     return decoders.expected(fields, decoders.geometry(fields, "x"))
 
 

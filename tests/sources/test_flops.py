@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modelport.sources import flops, symbolic
+from modelport.sources import flops
 from modelport.sources.flops import Step
+from modelport.sources.torch_program import symbolic
 
 
 def test_a_linear_layer_is_two_operations_a_weight_and_row() -> None:

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from modelport import sources
-from modelport.sources import checkpoint, huggingface
+from modelport.sources import huggingface
+from modelport.sources.huggingface import checkpoint
 from modelport.targets.errors import ModelportError, SourceUnreadable, Unsupported
 
 BERT: dict[str, Any] = {

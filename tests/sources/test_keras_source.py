@@ -12,7 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modelport.sources import keras, keras_check, keras_layers
+from modelport.sources import keras
+from modelport.sources.keras import check as keras_check
+from modelport.sources.keras import layers as keras_layers
 from modelport.targets.errors import SourceUnreadable
 
 h5py = pytest.importorskip("h5py")

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modelport.sources import onnx, onnx_facts
+from modelport.sources import onnx
+from modelport.sources.onnx import facts as onnx_facts
 from modelport.targets.errors import SourceUnreadable
 
 

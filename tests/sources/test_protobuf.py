@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modelport.sources import protobuf
+from modelport.sources.files import protobuf
 from modelport.targets.errors import SourceUnreadable
 
 INT64 = st.integers(-(1 << 63), (1 << 63) - 1)

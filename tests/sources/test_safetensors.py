@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modelport.sources import safetensors
+from modelport.sources.huggingface import safetensors
 from modelport.targets.errors import SourceUnreadable
 
 

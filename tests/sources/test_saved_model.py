@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelport.sources import saved_model
-from modelport.sources.saved_model_operators import ALLOWED, CHECKPOINT
+from modelport.sources.saved_model.operators import ALLOWED, CHECKPOINT
 from modelport.targets.errors import SourceUnreadable
 
 

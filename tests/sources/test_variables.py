@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modelport.sources import variables
+from modelport.sources.saved_model import variables
 from modelport.targets.errors import SourceUnreadable
 
 

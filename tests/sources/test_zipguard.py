@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from modelport.sources import zipguard
+from modelport.sources.files import zipguard
 from modelport.targets.errors import SourceUnreadable
 
 

@@ -12,10 +12,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ...sources import onnx_facts
-from ...sources.onnx_graph import Graph, Node, Tensor, fed_inputs, in_order, read_graph, walk
-from ...sources.onnx_operators import op_class, operations
-from ...sources.protobuf import Message, open_message
+from ...sources.files.protobuf import Message, open_message
+from ...sources.onnx import facts as onnx_facts
+from ...sources.onnx.graph import Graph, Node, Tensor, fed_inputs, in_order, read_graph, walk
+from ...sources.onnx.operators import op_class, operations
 from ...targets.errors import SourceUnreadable
 from . import Audit
 

@@ -1,0 +1,158 @@
+"""Decoder-only language models of transformers: their geometry and the weights that config.json implies."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from ...targets.errors import SourceUnreadable
+from ...targets.facts import LlmFacts
+from ..files.jsonfile import Fields
+
+
+@dataclass(frozen=True)
+class Family:
+    """How one model type differs from Llama in its weights."""
+
+    qkv_bias: bool = False
+    """Bias on q, k and v whatever attention_bias says (Qwen2)."""
+    qk_norm: bool = False
+    """RMS normalisation of each head's q and k (Qwen3)."""
+    fused: bool = False
+    """q, k and v in one matrix, gate and up in another (Phi-3)."""
+    extra_norms: tuple[str, ...] = ()
+    tied: bool = False
+    """Whether embeddings are tied when config.json does not say."""
+    mlp: bool = True
+    """False where the feed-forward part has another form (mixture of experts)."""
+
+
+_GEMMA_NORMS = ("pre_feedforward_layernorm", "post_feedforward_layernorm")
+FAMILIES: Mapping[str, Family] = {
+    "llama": Family(),
+    "mistral": Family(),
+    "qwen2": Family(qkv_bias=True),
+    "qwen3": Family(qk_norm=True),
+    "qwen3_moe": Family(qk_norm=True, mlp=False),
+    "mixtral": Family(mlp=False),
+    "gemma": Family(tied=True),
+    "gemma2": Family(tied=True, extra_norms=_GEMMA_NORMS),
+    "gemma3_text": Family(tied=True, qk_norm=True, extra_norms=_GEMMA_NORMS),
+    "phi3": Family(fused=True),
+}
+"""Model types with Llama's names whose weights are checked; GPT-2 has a function of its own."""
+
+TIED_BY_DEFAULT = ("gpt2", "gpt_neo", "gptj", "opt", "bloom", "falcon")
+_KEYS: Mapping[str, tuple[str, ...]] = {
+    "layers": ("num_hidden_layers", "n_layer", "n_layers", "num_layers"),
+    "hidden": ("hidden_size", "n_embd", "d_model"),
+    "heads": ("num_attention_heads", "n_head", "n_heads"),
+    "context": ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length"),
+    "intermediate": ("intermediate_size", "ffn_dim", "n_inner", "ffn_hidden_size"),
+}
+"""What different families call the same figure in config.json."""
+
+
+def _first(config: Fields, what: str) -> str:
+    """The key under which config.json holds the figure; the usual one when it holds none."""
+    keys = _KEYS[what]
+    return next((key for key in keys if config.values.get(key) is not None), keys[0])
+
+
+def geometry(config: Fields, architecture: str) -> LlmFacts:
+    """The figures that memory and speed of a decoder follow from.
+
+    Raises SourceUnreadable for a figure that is missing, of the wrong type, or contradicts another.
+    """
+    model_type = config.text("model_type", "")
+    hidden = config.integer(_first(config, "hidden"), high=1 << 24)
+    heads = config.integer(_first(config, "heads"), high=1 << 16)
+    old_multi_query = config.flag("multi_query", False) and not config.flag("new_decoder_architecture", False)
+    kv_key = "num_key_value_heads" if "num_key_value_heads" in config.values else "num_kv_heads"
+    kv_heads = config.integer(kv_key, 1 if old_multi_query else heads, high=1 << 16)
+    if heads % kv_heads:
+        fact = f"{heads} heads are no multiple of {kv_heads} key-value heads"
+        raise SourceUnreadable(fact, where=config.where(kv_key))
+    if config.values.get("head_dim") is None and hidden % heads:
+        fact = f"{hidden} is no multiple of {heads} heads, and head_dim is not given"
+        raise SourceUnreadable(fact, where=config.where(_first(config, "hidden")))
+    tied = FAMILIES[model_type].tied if model_type in FAMILIES else model_type in TIED_BY_DEFAULT
+    return LlmFacts(
+        architecture=architecture,
+        layers=config.integer(_first(config, "layers"), high=10_000),
+        hidden=hidden,
+        heads=heads,
+        kv_heads=kv_heads,
+        head_dim=config.integer("head_dim", hidden // heads, high=1 << 16),
+        intermediate=config.integer(_first(config, "intermediate"), 4 * hidden, high=1 << 24),
+        vocab=config.integer("vocab_size", high=1 << 28),
+        context=config.integer(_first(config, "context"), 2048, high=1 << 32),
+        tied_embeddings=config.flag("tie_word_embeddings", tied),
+    )
+
+
+def expected(config: Fields, facts: LlmFacts) -> dict[str, tuple[int, ...]]:
+    """Weights and shapes that the model must have; empty for a model type that is not described here."""
+    model_type = config.text("model_type", "")
+    if model_type == "gpt2":
+        return dict(_gpt2(facts))
+    family = FAMILIES.get(model_type)
+    return dict(_llama(config, facts, family)) if family else {}
+
+
+Weight = tuple[str, tuple[int, ...]]
+
+
+def _llama(config: Fields, facts: LlmFacts, family: Family) -> Iterator[Weight]:
+    yield "model.embed_tokens.weight", (facts.vocab, facts.hidden)
+    yield "model.norm.weight", (facts.hidden,)
+    if not facts.tied_embeddings:
+        yield "lm_head.weight", (facts.vocab, facts.hidden)
+    bias = family.qkv_bias or config.flag("attention_bias", False)
+    for index in range(facts.layers):
+        yield from _llama_layer(f"model.layers.{index}.", facts, family, bias)
+
+
+def _llama_layer(prefix: str, facts: LlmFacts, family: Family, bias: bool) -> Iterator[Weight]:
+    hidden, inner = facts.hidden, facts.intermediate
+    queries, keys = facts.heads * facts.head_dim, facts.kv_heads * facts.head_dim
+    for norm in ("input_layernorm", "post_attention_layernorm", *family.extra_norms):
+        yield f"{prefix}{norm}.weight", (hidden,)
+    if family.fused:
+        yield f"{prefix}self_attn.qkv_proj.weight", (queries + 2 * keys, hidden)
+        yield f"{prefix}mlp.gate_up_proj.weight", (2 * inner, hidden)
+    else:
+        for part, width in (("q", queries), ("k", keys), ("v", keys)):
+            yield f"{prefix}self_attn.{part}_proj.weight", (width, hidden)
+            if bias:
+                yield f"{prefix}self_attn.{part}_proj.bias", (width,)
+        if family.mlp:
+            yield f"{prefix}mlp.gate_proj.weight", (inner, hidden)
+            yield f"{prefix}mlp.up_proj.weight", (inner, hidden)
+    yield f"{prefix}self_attn.o_proj.weight", (hidden, queries)
+    if family.mlp:
+        yield f"{prefix}mlp.down_proj.weight", (hidden, inner)
+    if family.qk_norm:
+        yield f"{prefix}self_attn.q_norm.weight", (facts.head_dim,)
+        yield f"{prefix}self_attn.k_norm.weight", (facts.head_dim,)
+
+
+def _gpt2(facts: LlmFacts) -> Iterator[Weight]:
+    """GPT-2 keeps its matrices transposed: (in, out)."""
+    hidden, inner = facts.hidden, facts.intermediate
+    yield "transformer.wte.weight", (facts.vocab, hidden)
+    yield "transformer.wpe.weight", (facts.context, hidden)
+    yield from _with_bias("transformer.ln_f", (hidden,))
+    for index in range(facts.layers):
+        prefix = f"transformer.h.{index}."
+        yield from _with_bias(f"{prefix}ln_1", (hidden,))
+        yield from _with_bias(f"{prefix}ln_2", (hidden,))
+        yield from _with_bias(f"{prefix}attn.c_attn", (hidden, 3 * hidden))
+        yield from _with_bias(f"{prefix}attn.c_proj", (hidden, hidden))
+        yield from _with_bias(f"{prefix}mlp.c_fc", (hidden, inner))
+        yield from _with_bias(f"{prefix}mlp.c_proj", (inner, hidden))
+
+
+def _with_bias(name: str, shape: tuple[int, ...]) -> Iterator[Weight]:
+    yield f"{name}.weight", shape
+    yield f"{name}.bias", shape[-1:]
