@@ -14,7 +14,7 @@ from .exporters.job import Job, Outcome
 from .reports import manifest, record
 from .request import Request
 from .sources.source import Source
-from .targets import feasibility, host, registry
+from .targets import feasibility, figures, host, memory, registry
 from .targets.card import QuantScheme, Target
 from .targets.device import Device
 from .targets.errors import DoesNotFit, FidelityBelowBudget, Unsupported, UsageError
@@ -38,6 +38,8 @@ class Check:
     verdict: feasibility.Verdict
     host_verdict: feasibility.Verdict
     """The same judged for this host on one thread: what the measured figures stand beside."""
+    conversion_bytes: int
+    """Memory that converting is expected to take here (an estimate)."""
 
 
 @dataclass(frozen=True)
@@ -60,19 +62,25 @@ def check(request: Request) -> Check:
 
     def judge(where: Device) -> feasibility.Verdict:
         return feasibility.judge(
-            facts, target, where, scheme, batch=request.batch, context=request.context, sequence=request.sequence
+            facts,
+            target,
+            where,
+            scheme,
+            batch=request.batch,
+            context=request.context,
+            sequence=request.sequence,
         )
 
-    return Check(source, facts, target, device, scheme, judge(device), judge(host.this_host(request.threads)))
+    needed = round(memory.conversion_bytes(memory.count_weights(facts), target.overhead))
+    here = host.this_host(request.threads)
+    return Check(source, facts, target, device, scheme, judge(device), judge(here), needed)
 
 
 def convert(request: Request, on_progress: OnProgress | None = None) -> Conversion:
     """Steps 1 to 8; publishes the output folder or raises one of `targets.errors` and leaves nothing."""
     checked = check(request)
-    if checked.verdict.verdict == "does not fit" and not request.force:
-        refusal = DoesNotFit(checked.verdict.reason, mend="--force converts all the same")
-        refusal.check = checked
-        raise refusal
+    if not request.force:
+        _require_fit(checked, request.memory_limit)
     _require_data(request, checked.scheme)
     chosen = plan.make_plan(
         checked.facts, checked.target, checked.scheme, calibrated=request.calibration is not None
@@ -147,6 +155,21 @@ def _job(request: Request, checked: Check, chosen: plan.Plan, stage: staging.Sta
             "user_path": str(Path.cwd()) if _names_function(request.calibration) else None,
         },
     )
+
+
+def _require_fit(checked: Check, memory_limit: int | None) -> None:
+    """Stop where the artifact does not fit its device, or the conversion does not fit this machine."""
+    reason = checked.verdict.reason if checked.verdict.verdict == "does not fit" else ""
+    bounds = [bound for bound in (memory_limit, host.available_bytes()) if bound is not None]
+    if bounds and checked.conversion_bytes > min(bounds):
+        reason = reason or (
+            f"converting takes about {figures.size(checked.conversion_bytes)} of memory here, "
+            f"and {figures.size(min(bounds))} can be had"
+        )
+    if reason:
+        refusal = DoesNotFit(reason, mend="--force converts all the same")
+        refusal.check = checked
+        raise refusal
 
 
 def _require_data(request: Request, scheme: QuantScheme) -> None:

@@ -92,6 +92,7 @@ def check_json(checked: Check) -> dict[str, Any]:
         "device": checked.device.name,
         "quant": checked.scheme.name,
         **dataclasses.asdict(checked.verdict),
+        "conversion_bytes": checked.conversion_bytes or None,
     }
 
 
@@ -114,6 +115,8 @@ def check(checked: Any) -> None:
         )
     console.print(table)
     console.print("≈ rests on an estimate", style="dim")
+    if checked.conversion_bytes:
+        console.print(f"converting takes about {figures.size(checked.conversion_bytes)} of memory here")
     for basis in verdict.basis:
         console.print(basis, style="dim", markup=False)
     if verdict.alternatives:

@@ -83,6 +83,7 @@ def build(
         "audit": audited,
         "feasibility": {
             "verdict": checked.verdict.verdict,
+            "conversion_bytes": checked.conversion_bytes or None,
             "terms": [dataclasses.asdict(term) for term in checked.verdict.terms],
         },
         "warnings": warnings,

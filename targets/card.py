@@ -73,6 +73,10 @@ class Overhead:
     """Graph and metadata in the file."""
     file_bytes_per_op: int = 0
     """Graph and metadata in the file for each operator."""
+    convert_memory_bytes: int = 0
+    """What the converting frameworks take before any model is loaded."""
+    convert_weight_copies: float = 0.0
+    """Copies of the float32 weights that are alive at once while converting."""
 
 
 @dataclass(frozen=True)
@@ -222,6 +226,8 @@ def _read_overhead(table: Table) -> Overhead:
         weight_copies=table.number("weight_copies", 0.0),
         file_bytes=table.count("file_bytes", 0),
         file_bytes_per_op=table.count("file_bytes_per_op", 0),
+        convert_memory_bytes=table.count("convert_memory_bytes", 0),
+        convert_weight_copies=table.number("convert_weight_copies", 0.0),
     )
     table.done()
     return overhead

@@ -87,10 +87,23 @@ def memory_bytes() -> int | None:
     return min(found) if found else None
 
 
-def _meminfo_total() -> int | None:
+def available_bytes() -> int | None:
+    """Memory that a new process can have now without swapping (MemAvailable of proc(5)); None elsewhere."""
+    found = [value for value in (_meminfo("MemAvailable"), _cgroup_limit()) if value]
+    return min(found) if found else None
+
+
+def _meminfo(key: str) -> int | None:
     for line in _read("/proc/meminfo").splitlines():
-        if line.startswith("MemTotal:"):
+        if line.startswith(key + ":"):
             return int(line.split()[1]) * 1024
+    return None
+
+
+def _meminfo_total() -> int | None:
+    total = _meminfo("MemTotal")
+    if total is not None:
+        return total
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (ValueError, OSError, AttributeError):

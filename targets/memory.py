@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .card import QuantScheme
+from .card import Overhead, QuantScheme
 from .facts import DTYPE_BITS, LlmFacts, ModelFacts, TensorFact
 
 EMBEDDING_NAMES = ("embed", "wte.", "wpe.", "lm_head")
@@ -126,3 +126,11 @@ def llm_activation_bytes(llm: LlmFacts, batch: int, tokens: int, dtype: str) -> 
 def inference_bytes(model: float, kv: float, activations: float) -> float:
     """M_infer = M_model + M_KV + M_activations, in bytes (DESIGN.md, *Feasibility*)."""
     return model + kv + activations
+
+
+def conversion_bytes(counts: WeightCounts, overhead: Overhead) -> float:
+    """Memory that converting takes on the machine that converts: frameworks, and copies of float32 weights.
+
+    A planning estimate; the two coefficients stand in the target's card with the models they were measured on.
+    """
+    return overhead.convert_memory_bytes + overhead.convert_weight_copies * dense_bytes(counts.elements, 32)

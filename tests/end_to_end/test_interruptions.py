@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -40,6 +41,9 @@ def children_named(folder: Path) -> list[str]:
 
 def test_a_worker_over_its_memory_limit(digits: Path, tmp_path: Path) -> None:
     done = run(digits, tmp_path / "out", "--memory-limit", "150M")
+    assert done.returncode == 3
+    assert "converting takes about" in done.stderr
+    done = run(digits, tmp_path / "out", "--memory-limit", "150M", "--force")
     assert done.returncode == 6
     assert "memory limit" in done.stderr
     assert "Traceback" not in done.stderr
@@ -85,14 +89,20 @@ def test_a_full_disk(digits: Path, tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=900k", "tmpfs", str(disk)], capture_output=True
+        ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(disk)], capture_output=True
     )
     if mounted.returncode:
         pytest.skip("mounting a tmpfs is not allowed here; tests/exporters covers RLIMIT_FSIZE")
     try:
-        done = run(digits, disk / "out")
-        assert done.returncode == 6
-        assert "disk is full" in done.stderr
-        assert list(disk.iterdir()) == []
+        process = subprocess.Popen(command(digits, disk / "out"), stderr=subprocess.PIPE, text=True)
+        while not list(disk.iterdir()) and process.poll() is None:
+            time.sleep(0.01)
+        with contextlib.suppress(OSError), (disk / "filler").open("wb", buffering=0) as filler:
+            while True:
+                filler.write(bytes(4096))
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == 6
+        assert "disk is full" in errors
+        assert [path.name for path in disk.iterdir()] == ["filler"]
     finally:
         subprocess.run(["umount", str(disk)], check=True)
