@@ -102,15 +102,48 @@ def int8_tables(model: onnx.ModelProto) -> int:
         if len(tensor.dims) == 2 and graph.is_table(reads.get(name, ()))
     }
     for name, tensor in tables.items():
-        value = numpy_helper.to_array(tensor)
-        scale = np.maximum(np.abs(value).max(axis=0) / 127, np.finfo(np.float32).tiny).astype(np.float32)
-        narrow = np.clip(np.rint(value / scale), -127, 127).astype(np.int8)
+        narrow, scale = _int8(numpy_helper.to_array(tensor))
         model.graph.initializer.extend(
             [numpy_helper.from_array(narrow, f"{name}_int8"), numpy_helper.from_array(scale, f"{name}_scale")]
         )
     _look_up(model, tables, "_int8", "DequantizeLinear", lambda name: ([f"{name}_scale"], {"axis": -1}))
     graph.remove_weights(model, tables.keys())
     return len(tables)
+
+
+def int8_filters(model: onnx.ModelProto) -> int:
+    """Store convolutions' filters in int8 with one scale an output channel, in place; the number of filters.
+
+    They are dequantized to float at every inference, which is little beside the convolution itself.
+    """
+    weights, reads = graph.float_weights(model), graph.readers(model)
+    nodes: list[onnx.NodeProto] = []
+    for name, tensor in weights.items():
+        kinds = {(node.op_type, position) for node, position in reads.get(name, ())}
+        if kinds != {("Conv", 1)} or int(np.prod(tensor.dims)) < graph.SMALLEST:
+            continue
+        value = numpy_helper.to_array(tensor)
+        narrow, scale = _int8(value.reshape(len(value), -1).T)
+        model.graph.initializer.extend(
+            [
+                numpy_helper.from_array(np.ascontiguousarray(narrow.T).reshape(value.shape), f"{name}_int8"),
+                numpy_helper.from_array(scale, f"{name}_scale"),
+            ]
+        )
+        nodes.append(
+            helper.make_node(
+                "DequantizeLinear", [f"{name}_int8", f"{name}_scale"], [name], f"{name}_widen", axis=0
+            )
+        )
+    graph.replace_nodes(model, [*nodes, *model.graph.node])
+    graph.remove_weights(model, {node.output[0] for node in nodes})
+    return len(nodes)
+
+
+def _int8(value: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """A matrix as symmetric int8, and the scale of each of its columns."""
+    scale = np.maximum(np.abs(value).max(axis=0) / 127, np.finfo(np.float32).tiny).astype(np.float32)
+    return np.clip(np.rint(value / scale), -127, 127).astype(np.int8), scale
 
 
 def half_weights(model: onnx.ModelProto) -> tuple[str, ...]:
