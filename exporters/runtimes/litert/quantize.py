@@ -11,7 +11,7 @@ from typing import Any
 from ....calibration.samples import SampleSet
 from ....targets.errors import ConversionFailed, Unsupported, UsageError
 from ...job import Job, Progress
-from . import flatbuffer, ranges, recipes
+from . import embedding, flatbuffer, ranges, recipes
 from .convert import FloatModel
 from .flatbuffer import Graph, Op
 
@@ -40,6 +40,8 @@ def quantize(source: FloatModel, job: Job, progress: Progress) -> tuple[Any, tup
         )
     if job.quant == "fp32":
         return source.model, ()
+    if embedding.use_lookups(source.model):
+        flatbuffer.make_names_unique(source.model)
     data = flatbuffer.write(source.model)
     graph = Graph(flatbuffer.read(data))
     statistics = None

@@ -135,9 +135,13 @@ def dynamic_recipe() -> Recipe:
 
 
 def weight_recipe() -> Recipe:
-    """int8 weights behind an explicit DEQUANTIZE; everything is computed in float."""
+    """int8 weights behind an explicit DEQUANTIZE; everything is computed in float.
+
+    An embedding look-up reads its int8 rows itself: it has float results and no float copy of the table.
+    """
     rules = _rules()
     rules.add_weight_only_config(ANY, _any_operator(), 8)
+    rules.add_dynamic_config(ANY, _operation("EMBEDDING_LOOKUP"), 8)
     return list(rules.get_quantization_recipe())
 
 
