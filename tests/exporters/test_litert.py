@@ -250,7 +250,7 @@ def test_a_saved_model_of_keras_2_with_optimizer_state_converts(digits: Path, tm
 def test_a_signature_is_chosen_by_name(tmp_path: Path) -> None:
     import tensorflow as tf
 
-    class Twice(tf.Module):  # type: ignore[misc]
+    class Twice(tf.Module):
         @tf.function(input_signature=[tf.TensorSpec([None, 3], tf.float32, name="x")])  # type: ignore[untyped-decorator]
         def double(self, x: Any) -> Any:
             return {"y": 2 * x}

@@ -97,7 +97,8 @@ class _Graph:
 
     def type_name(self, tensor: int) -> str:
         """A tensor's type, as in "INT8"."""
-        return self._types[int(self._tensors[tensor].type)]
+        name: str = self._types[int(self._tensors[tensor].type)]
+        return name
 
     @cached_property
     def _dequantized(self) -> dict[int, int]:
