@@ -20,7 +20,9 @@ def save(folder: Path, name: str) -> Path:
     torch.manual_seed(0)
     makers: dict[str, Any] = {
         "bert": lambda: tf.BertModel(
-            tf.BertConfig(hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=128, vocab_size=500)
+            tf.BertConfig(
+                hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=128, vocab_size=500
+            )
         ),
         "vit": lambda: tf.ViTForImageClassification(
             tf.ViTConfig(
@@ -30,7 +32,8 @@ def save(folder: Path, name: str) -> Path:
         ),
         "resnet18": lambda: tf.ResNetForImageClassification(
             tf.ResNetConfig(
-                depths=[2, 2, 2, 2], hidden_sizes=[64, 128, 256, 512], layer_type="basic", embedding_size=64, num_labels=10
+                depths=[2, 2, 2, 2], hidden_sizes=[64, 128, 256, 512], layer_type="basic", embedding_size=64,
+                num_labels=10
             )
         ),
         "mobilenetv2": lambda: tf.MobileNetV2ForImageClassification(
@@ -51,7 +54,7 @@ def test_float_artifacts_compute_the_same(tmp_path: Path, name: str, target: str
     )
     for figures in done.manifest["fidelity"]["outputs"].values():
         assert figures["exact"] or figures["sqnr_db"] > 80
-    facts = modelport.inspect(source, sequence=16)
-    assert facts.flops is not None
-    macs = sum(done.manifest["audit"]["macs"].values())
-    assert 2 * macs == pytest.approx(facts.flops, rel=0.1)
+    # The auditor of ONNX files takes 128 tokens for a free axis; a .tflite file has the 16 that were asked for.
+    facts = modelport.inspect(source, sequence=128 if target == "server-cpu" else 16)
+    expected = sum(op.flops or 0 for op in facts.ops if op.op_class in ("conv", "depthwise", "gemm", "matmul"))
+    assert 2 * sum(done.manifest["audit"]["macs"].values()) == pytest.approx(expected, rel=0.02)
