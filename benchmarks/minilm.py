@@ -73,7 +73,7 @@ def feeds(texts: Sequence[str], inputs: Sequence[str], length: int | None) -> li
     tokenizer.enable_truncation(SEQUENCE)
     if length:
         tokenizer.enable_padding(length=length)
-    result = []
+    result: list[Feeds] = []
     for text in texts:
         encoded = tokenizer.encode(text)
         values = {

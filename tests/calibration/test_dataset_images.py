@@ -205,7 +205,7 @@ def test_the_digits_as_png_files_give_back_their_pixels_and_classes(tmp_path: Pa
     truth = {image.tobytes(): label for image, label in zip(digits.images[:300], digits.target, strict=False)}
     for name in ("calibration", "held_out"):
         each = written(name)
-        for pixels, label in zip(each.array("image"), each.labels, strict=True):  # type: ignore[arg-type]
+        for pixels, label in zip(each.array("image"), each.labels, strict=True):
             assert truth[np.round(pixels[0].astype(np.float64) * 16).tobytes()] == label
 
 

@@ -56,5 +56,7 @@ def test_float_artifacts_compute_the_same(tmp_path: Path, name: str, target: str
         assert figures["exact"] or figures["sqnr_db"] > 80
     # The auditor of ONNX files takes 128 tokens for a free axis; a .tflite file has the 16 that were asked for.
     facts = modelport.inspect(source, sequence=128 if target == "server-cpu" else 16)
-    expected = sum(op.flops or 0 for op in facts.ops if op.op_class in ("conv", "depthwise", "gemm", "matmul"))
+    expected = sum(
+        op.flops or 0 for op in facts.ops if op.op_class in ("conv", "depthwise", "gemm", "matmul")
+    )
     assert 2 * sum(done.manifest["audit"]["macs"].values()) == pytest.approx(expected, rel=0.02)

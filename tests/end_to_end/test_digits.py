@@ -130,7 +130,8 @@ def test_a_model_that_does_not_fit_stops_with_what_would(digits: Path, tmp_path:
         modelport.convert(
             digits / "digits.pt2", target="android", quant="fp32", device=str(device), out=tmp_path / "out"
         )
-    assert refused.value.check.verdict.alternatives
+    checked: Any = refused.value.check
+    assert checked.verdict.alternatives
     assert not (tmp_path / "out").exists()
 
 

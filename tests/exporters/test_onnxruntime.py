@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,13 +20,13 @@ from modelport.verification.runners import load
 
 pytestmark = pytest.mark.slow
 onnx = pytest.importorskip("onnx")
-torch = pytest.importorskip("torch")
+torch: Any = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 EDGE = 64
 
 
-def cnn() -> torch.nn.Module:
+def cnn() -> Any:
     nn = torch.nn
     return nn.Sequential(
         nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(4),

@@ -4,6 +4,7 @@ import contextlib
 import os
 import struct
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -55,9 +56,9 @@ def node(op: str, inputs: list[str], outputs: list[str], domain: str = "", extra
 
 def model(
     nodes: list[bytes],
-    tensors: list[bytes] = (),
-    inputs: list[bytes] = (),
-    outputs: list[bytes] = (),
+    tensors: Sequence[bytes] = (),
+    inputs: Sequence[bytes] = (),
+    outputs: Sequence[bytes] = (),
     *,
     ir: int = 10,
     opset: int = 21,

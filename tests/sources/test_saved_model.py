@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -39,7 +40,7 @@ def shape(sizes: list[int]) -> bytes:
     return b"".join(field(2, number(1, size)) for size in sizes)
 
 
-def node(name: str, op: str, inputs: list[str] = (), **attributes: bytes) -> bytes:
+def node(name: str, op: str, inputs: Sequence[str] = (), **attributes: bytes) -> bytes:
     attributes = {"_output_shapes": field(1, field(7, shape([-1, 3]))), **attributes}
     attrs = b"".join(pair(5, key, value) for key, value in attributes.items())
     return field(1, name) + field(2, op) + b"".join(field(3, item) for item in inputs) + attrs
@@ -62,7 +63,7 @@ def function(name: str, nodes: list[bytes], arguments: dict[str, int], result: s
     return field(1, signature) + body + (field(4, field(1, "out") + field(2, result)) if result else b"")
 
 
-def call(name: str, target: str, inputs: list[str] = ()) -> bytes:
+def call(name: str, target: str, inputs: Sequence[str] = ()) -> bytes:
     return node(name, "StatefulPartitionedCall", inputs, f=field(10, field(1, target)))
 
 
@@ -72,7 +73,7 @@ def info(tensor: str, sizes: list[int], dtype: int = 1) -> bytes:
 
 def model(
     nodes: list[bytes],
-    functions: list[bytes] = (),
+    functions: Sequence[bytes] = (),
     output: str = "y:0",
     signature: str = "serving_default",
     extra: bytes = b"",

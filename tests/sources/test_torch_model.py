@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from modelport.sources.loading import torch_model
 from modelport.targets.errors import SourceUnreadable, Unsupported, UsageError
 
 pytestmark = pytest.mark.slow
-torch = pytest.importorskip("torch")
+torch: Any = pytest.importorskip("torch")
 
 
 class Net(torch.nn.Module):
@@ -29,7 +30,7 @@ class Net(torch.nn.Module):
         return {"logits": self.head(self.drop(hidden)) * times + shift, "hidden": hidden}
 
 
-def save(path: Path, net: torch.nn.Module, args=None, kwargs=None, shapes="batch") -> Path:
+def save(path: Path, net: Any, args=None, kwargs=None, shapes="batch") -> Path:
     batch = torch.export.Dim("batch")
     dynamic = {"image": {0: batch}, "times": None, "shift": {0: batch}} if shapes == "batch" else None
     args = args or (torch.randn(2, 1, 8, 8), 3)

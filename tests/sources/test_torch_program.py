@@ -380,6 +380,7 @@ def test_any_field_of_another_type_is_one_clear_error(tmp_path: Path) -> None:
 
     walk(PROGRAM["graph_module"], ("graph_module",))
     for at in places:
+        other: object
         for other in (None, 7, []):
 
             def edit(program: Any, at: tuple[Any, ...] = at, other: Any = other) -> None:
