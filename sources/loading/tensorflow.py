@@ -70,7 +70,7 @@ def fixed_shape(name: str, shape: Sequence[int | None], dtype: str, sequence: in
         sizes[1] = sequence
     if any(size is None for size in sizes):
         raise Unsupported(
-            f"input {name!r} has shape {tuple(shape)}, with free sizes beside the batch",
+            f"its shape {tuple(shape)} has free sizes beside the batch",
             where=f"input {name}",
             mend="Save the model with a fixed input shape",
         )
@@ -251,7 +251,9 @@ def _first_generation(path: Path, options: Mapping[str, Any]) -> TensorflowModel
             mend="Save it again with this TensorFlow version",
         ) from error
     _refuse_non_finite(_constants(frozen), path)
-    frozen = _inlined(frozen, [info.name for info in inputs.values()], [info.name for info in outputs.values()])
+    frozen = _inlined(
+        frozen, [info.name for info in inputs.values()], [info.name for info in outputs.values()]
+    )
     names = tuple(inputs)
 
     def call(*tensors: Any) -> list[Any]:

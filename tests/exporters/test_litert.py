@@ -133,6 +133,41 @@ def test_int4_on_a_convolutional_network_is_refused_by_name(digits: Path, tmp_pa
     assert list((tmp_path / "staging").iterdir()) == []
 
 
+def test_an_operator_that_litert_lacks_is_named(tmp_path: Path) -> None:
+    import keras
+    import torch
+
+    class Inverse(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.special.erfinv(x)
+
+    torch.export.save(torch.export.export(Inverse(), (torch.rand(1, 4),)), tmp_path / "erfinv.pt2")
+    x = keras.Input((8,), name="x")
+    keras.Model(x, keras.ops.erfinv(x)).save(tmp_path / "erfinv.keras")
+    with pytest.raises(Unsupported, match=r"no LiteRT form of aten\.erfinv"):
+        export(make_job(tmp_path / "a", "torch-exported", tmp_path / "erfinv.pt2", "fp32"))
+    with pytest.raises(Unsupported, match=r"no LiteRT form of tf\.Erfinv"):
+        export(make_job(tmp_path / "b", "keras", tmp_path / "erfinv.keras", "fp32"))
+
+
+def test_a_loop_gets_integer_weights_and_static_int8_is_refused(tmp_path: Path) -> None:
+    import keras
+
+    keras.utils.set_random_seed(0)
+    x = keras.Input((10, 4), name="x")
+    keras.Model(x, keras.layers.LSTM(8, name="h")(x)).save(tmp_path / "lstm.keras")
+    data = {"x": np.random.default_rng(0).standard_normal((8, 10, 4)).astype(np.float32)}
+    for quant, stored in {"fp16": "float16", "int8-dynamic": "int8"}.items():
+        job = make_job(tmp_path / quant, "keras", tmp_path / "lstm.keras", quant)
+        outcome, artifact = export(job)
+        assert compare(job, outcome, data)["h"]["sqnr_db"] > 40
+        counted = audit.audit(artifact, "tflite")
+        assert counted is not None
+        assert counted.weight_bytes[stored] == (2 if stored == "float16" else 1) * 4 * 8 * (4 + 8)
+    with pytest.raises(Unsupported, match=r"1 WHILE.*int8-dynamic"):
+        export(make_job(tmp_path / "int8", "keras", tmp_path / "lstm.keras", "int8", data))
+
+
 def test_static_int8_without_data_says_how_to_give_it(digits: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--calibration"):
         export(make_job(tmp_path, "keras", digits / "digits.keras", "int8"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import math
+import re
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -88,7 +89,9 @@ class _Graph:
         """Last parts of the name of what the operator computes; of fused operators, the first's name."""
         name = str((self._tensors[int(op.outputs[0])].name or b"").decode(errors="replace"))
         parts = [part for part in name.split(";") if part] or [name]
-        return "/".join(parts[0].split("/")[-2:])[-60:]
+        # Module paths in front of a class name say less than the layers around it.
+        layers = [re.sub(r"(?:[\w<>]*\.)+(?=[A-Z])", "", part) for part in parts[0].split("/")]
+        return "/".join(layers[-3:])[-80:]
 
     def shape(self, tensor: int) -> tuple[int, ...]:
         """A tensor's shape."""

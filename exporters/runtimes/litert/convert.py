@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,24 +118,27 @@ def _litert_torch(module: torch.nn.Module, example: tuple[torch.Tensor, ...]) ->
     except ModelportError:
         raise
     except Exception as error:  # torch.export, the lowerings and MLIR raise whatever they met
-        raise _failure("litert_torch", error) from error
+        raise _failure("litert_torch", error, ", or choose target server-cpu") from error
 
 
-def _failure(tool: str, error: Exception) -> ModelportError:
-    """One sentence of a converter's error: an operator that it lacks is Unsupported, the rest a failure."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    missing = [
-        line
-        for line in lines
-        if any(sign in line.lower() for sign in ("lowering not found", "failed to legalize", "not supported"))
-    ]
-    said = (missing or lines or [type(error).__name__])[0][:400]
+LACKING = re.compile(
+    r"lowering not found: (\S+)|'(tf\.\w+)' op is neither|failed to legalize operation '([^']+)'|"
+    r"(unsupported [\w ]+: \S+)",
+    re.IGNORECASE,
+)
+"""How litert_torch and tf.lite name an operator that they cannot convert."""
+
+
+def _failure(tool: str, error: Exception, otherwise: str = "") -> ModelportError:
+    """A converter's error in one sentence: operators that it lacks are Unsupported, the rest a failure."""
+    missing = sorted({name for found in LACKING.findall(str(error)) for name in found if name})
     if missing:
         return Unsupported(
-            f"{tool} has no LiteRT form of an operator: {said}",
-            mend="Rewrite that part of the model, or choose target server-cpu",
+            f"{tool} has no LiteRT form of {', '.join(missing)}",
+            mend=f"Rewrite that part of the model{otherwise}",
         )
-    return ConversionFailed(f"{tool} failed: {type(error).__name__}: {said}")
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return ConversionFailed(f"{tool} failed: {type(error).__name__}: {(lines or [''])[0][:400]}")
 
 
 def _from_tensorflow(kind: str, path: Path, options: Mapping[str, Any]) -> FloatModel:

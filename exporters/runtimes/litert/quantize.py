@@ -77,6 +77,13 @@ def _static(
             where="--calibration",
             mend="Give it, or choose int8-dynamic",
         )
+    loops = [op for op in graph.ops if op.kind in ("WHILE", "IF")]
+    if loops:
+        raise Unsupported(
+            f"static int8 does not reach into loops and branches, and this model has {_counted(loops)}",
+            where="--quant int8",
+            mend="Choose int8-dynamic, or save a recurrent layer with unroll=True",
+        )
     observer = str(job.options.get("observer") or "minmax")
     samples = SampleSet.open(Path(job.samples) / "calibration")
 
@@ -90,9 +97,10 @@ def _static(
     progress("calibrate", samples.count, samples.count)
     plan = recipes.static_plan(graph, seen)
     notes = [f"Ranges of {len(seen)} activations from {samples.count} samples by {observer}"]
-    if plan.left:
+    computing = [op for op in plan.left if op.kind not in recipes.MOVEMENT]
+    if computing:
         notes.append(
-            f"Left in float, since 8 bits are too few or no int8 kernel exists: {_counted(plan.left)}"
+            f"Left in float, since 8 bits are too few or no int8 kernel exists: {_counted(computing)}"
         )
     if any(op in plan.coarse for op in plan.dynamic):
         notes.append(

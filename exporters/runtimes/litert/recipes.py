@@ -27,6 +27,9 @@ squares, takes roots or exponents (norms, GELU) wants more than 8 bits."""
 LAST_ONLY = ("SOFTMAX",)
 """int8 at the end of a classifier, float inside attention, where small probabilities carry the result."""
 
+MOVEMENT = ("BROADCAST_TO", "CAST", "CONCATENATION", "PACK", "RESHAPE", "SLICE", "STRIDED_SLICE", "TRANSPOSE")
+"""Operators that compute nothing, so that float costs no precision and is not worth a word."""
+
 MIN_SQNR_DB = 20.0
 """An activation that 8 bits cannot hold with this much signal to noise is not given a fixed int8 range."""
 
@@ -151,21 +154,20 @@ def half_recipe(graph: Graph) -> tuple[Recipe, tuple[Op, ...]]:
     from ai_edge_quantizer.algorithm_manager import AlgorithmName
 
     rules = _rules()
-    readers = [
-        op
-        for op in graph.ops
-        if graph.weights(op) and op.kind in ("FULLY_CONNECTED", "EMBEDDING_LOOKUP", *CONVOLUTIONS)
-    ]
+    kinds = ("FULLY_CONNECTED", "EMBEDDING_LOOKUP", *CONVOLUTIONS)
+    for kind in kinds:
+        rules.add_weight_only_config(ANY, _operation(kind), 16, algorithm_key=AlgorithmName.FLOAT_CASTING)
     wide = tuple(
         op
-        for op in readers
-        if any(np.abs(graph.values(t)).max(initial=0) > FP16_MAX for t in graph.weights(op))
+        for op in graph.ops
+        if op.kind in kinds
+        and any(np.abs(graph.values(t)).max(initial=0) > FP16_MAX for t in graph.weights(op))
     )
     _each(
         graph,
-        [op for op in readers if op not in wide],
-        lambda scope, kind: rules.add_weight_only_config(
-            scope, kind, 16, algorithm_key=AlgorithmName.FLOAT_CASTING
+        wide,
+        lambda scope, kind: rules.add_quantization_config(
+            scope, kind, algorithm_key=AlgorithmName.NO_QUANTIZE
         ),
     )
     return list(rules.get_quantization_recipe()), wide
@@ -182,10 +184,10 @@ def four_bit_recipe(graph: Graph) -> tuple[Recipe, tuple[Op, ...]]:
     others = [op for op in readers if not _has_blocks(graph, op)]
     inside, outside = (sum(_elements(graph, op) for op in ops) for ops in (fitting, others))
     if inside <= outside:
-        kinds = sorted({op.kind for op in others}) or ["no operator with weights"]
+        kinds = sorted({op.kind for op in others}) or ["what its loops hold"]
         raise Unsupported(
-            f"int4 weights would reach {inside / max(inside + outside, 1):.0%} of this model: "
-            f"{', '.join(kinds)} cannot hold blocks of {BLOCK} int4 weights",
+            f"int4 weights would reach {inside / max(inside + outside, 1):.0%} of this model: blocks of {BLOCK} "
+            f"int4 weights are not for {', '.join(kinds)}",
             where="--quant int4-weight",
             mend="Choose int8-weight, or int8 with calibration data",
         )
