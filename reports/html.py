@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..verification.audit.rule import left_in_float
 from . import figures
 
 NAME = "report.html"

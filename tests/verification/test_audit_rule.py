@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from modelport.verification.audit import Audit
-from modelport.verification.audit.rule import shares
+from modelport.verification.audit.rule import left_in_float, shares
 
 
 def audit(int8: int, float32: int, macs: dict[str, int] | None = None) -> Audit:
@@ -32,3 +32,7 @@ def test_multiply_accumulates_count_where_the_scheme_computes_in_integers() -> N
 def test_mostly_float_is_refused() -> None:
     assert shares(audit(10, 90), "int8", "int8").refused
     assert not shares(audit(0, 100), "float32", "float32").refused
+
+
+def test_operators_left_in_float_are_counted_by_kind() -> None:
+    assert left_in_float(["MatMul 'a'", "Conv 'b'", "MatMul 'c'"]) == "MatMul × 2, Conv 'b'"

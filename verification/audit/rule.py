@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from . import Audit
@@ -30,14 +31,22 @@ class Shares:
     refused: bool
 
 
+def left_in_float(operators: Iterable[str]) -> str:
+    """Operators left in float for people, counted by kind: "BATCH_MATMUL × 12, CONV_2D 'stem'"."""
+    by_kind: dict[str, list[str]] = {}
+    for operator in operators:
+        by_kind.setdefault(operator.partition(" ")[0], []).append(operator)
+    return ", ".join(
+        found[0] if len(found) == 1 else f"{kind} × {len(found)}" for kind, found in by_kind.items()
+    )
+
+
 def shares(audit: Audit, weights: str, compute: str) -> Shares:
     """Hold an audit against the scheme's weight dtype and compute dtype (names of `facts.DTYPE_BITS`)."""
     weight_share = audit.weight_share(SAME_FORM.get(weights, (weights,)))
     mac_share = audit.mac_share(SAME_FORM.get(compute, (compute,)))
     warnings: list[str] = []
-    left = ", ".join(audit.float_ops[:6]) + (
-        f" and {len(audit.float_ops) - 6} more" if len(audit.float_ops) > 6 else ""
-    )
+    left = left_in_float(audit.float_ops)
     named = f"; left in float: {left}" if left else ""
     if weight_share is not None and weight_share < EXPECTED:
         warnings.append(
