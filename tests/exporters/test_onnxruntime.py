@@ -266,6 +266,9 @@ def test_a_convolutional_graph_stays_in_integers_and_a_transformer_only_multipli
     assert optimized(whole, tmp_path)["QuantizeLinear"] <= 2
     assert optimized(whole, tmp_path)["QLinearAdd"] == 8
     assert optimized(mixed, tmp_path)["SkipLayerNormalization"] == 4
+    # 16 products; only softmax times values goes on in 8 bits, as the next product wants it.
+    assert optimized(mixed, tmp_path)["MatMulIntegerToFloat"] == 14
+    assert optimized(mixed, tmp_path)["QLinearMatMul"] == 2
     assert any("int8-dynamic is the better choice" in note for note in done.notes)
 
 
