@@ -29,6 +29,7 @@ def render(manifest: Mapping[str, Any]) -> str:
         percent=figures.percent,
         count=figures.count,
         term=figures.term,
+        left_in_float=left_in_float,
     )
     page: str = environment.get_template("report.html.j2").render(
         m=manifest, fidelity=figures.fidelity_lines(manifest["fidelity"])

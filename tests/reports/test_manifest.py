@@ -1,0 +1,62 @@
+"""The manifest: read back whole, refused when damaged, and its hashes hold the files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from modelport.reports import manifest
+from modelport.targets.errors import SourceUnreadable, UsageError
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "model.onnx").write_bytes(b"weights")
+    (tmp_path / "verification").mkdir()
+    (tmp_path / "verification" / "reference.npz").write_bytes(b"outputs")
+    content = {**dict.fromkeys(manifest.REQUIRED), "schema": 1, "files": manifest.file_entries(tmp_path)}
+    manifest.write(tmp_path, content)
+    return tmp_path
+
+
+def test_every_file_but_the_manifest_is_listed(folder: Path) -> None:
+    found = manifest.read(folder)
+    assert [entry["path"] for entry in found["files"]] == ["model.onnx", "verification/reference.npz"]
+    assert manifest.check_hashes(folder, found) == ()
+
+
+def test_a_changed_and_a_missing_file_are_named(folder: Path) -> None:
+    (folder / "model.onnx").write_bytes(b"Weights")
+    (folder / "verification" / "reference.npz").unlink()
+    problems = manifest.check_hashes(folder, manifest.read(folder))
+    assert problems == ("model.onnx differs from its hash", "verification/reference.npz is missing")
+
+
+def test_a_path_that_leads_outside_is_refused(folder: Path) -> None:
+    found = manifest.read(folder)
+    found["files"][0]["path"] = "../secret"
+    with pytest.raises(SourceUnreadable, match="outside"):
+        manifest.check_hashes(folder, found)
+
+
+@pytest.mark.parametrize(
+    ("text", "word"), [("{", "not JSON"), ("[]", "object"), ('{"schema": 1}', "missing")]
+)
+def test_a_damaged_manifest_is_named(folder: Path, text: str, word: str) -> None:
+    (folder / "manifest.json").write_text(text)
+    with pytest.raises(SourceUnreadable, match=word):
+        manifest.read(folder)
+
+
+def test_another_schema_is_refused(folder: Path) -> None:
+    content = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps({**content, "schema": 2}))
+    with pytest.raises(SourceUnreadable, match="schema"):
+        manifest.read(folder)
+
+
+def test_no_manifest_at_all_is_a_usage_error(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"manifest\.json"):
+        manifest.read(tmp_path)
