@@ -15,7 +15,9 @@ def manifest(**changes: Any) -> dict[str, Any]:
     return {
         "state": "done", "target": "android", "device": "pixel8", "quant": "int8", "artifact": "model.tflite",
         "command": ["convert", "<script>alert(1)</script>"], "modelport": "0.1.0", "versions": {"numpy": "2"},
-        "source": {"name": "net", "architecture": "Net", "parameters": 1234, "bytes": 4000, "kind": "onnx", "sha256": "ab"},
+        "source": {
+            "name": "net", "architecture": "Net", "parameters": 1234, "bytes": 4000, "kind": "onnx", "sha256": "ab",
+        },
         "measured": {
             "file_bytes": 1000, "latency_ms": latency, "source_latency_ms": latency, "peak_memory_bytes": None,
             "conversion_seconds": 3.0, "conversion_peak_bytes": 7,
