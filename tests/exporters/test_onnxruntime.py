@@ -370,6 +370,33 @@ def test_schemes_that_pass_over_convolutions_refuse_networks_made_of_them(
         quantize(float_files, "mobilenet", quant, tmp_path / "out")
 
 
+@pytest.mark.parametrize("quant", ["int8", "int8-dynamic", "int4-weight"])
+def test_no_integer_scheme_is_offered_for_a_recurrent_network(tmp_path: Path, quant: str) -> None:
+    net = torch.nn.LSTM(8, 64, batch_first=True).eval()
+    torch.onnx.export(net, (torch.randn(1, 4, 8),), tmp_path / "net.onnx", dynamo=True, verbose=False)
+    with pytest.raises(Unsupported, match=rf"{quant} would leave .*LSTM.* The nearest .* fp16"):
+        export("onnx", tmp_path / "net.onnx", quant, tmp_path / "out")
+
+
+def test_an_old_opset_is_raised_where_the_scheme_needs_it(tmp_path: Path) -> None:
+    weight = np.random.default_rng(0).normal(size=(64, 8)).astype(np.float32)
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("MatMul", ["x", "w"], ["h"]), onnx.helper.make_node("Squeeze", ["h"], ["y"], axes=[0])],
+        "g",
+        [onnx.helper.make_tensor_value_info("x", 1, [1, 2, 64])],
+        [onnx.helper.make_tensor_value_info("y", 1, [2, 8])],
+        [onnx.numpy_helper.from_array(weight, "w")],
+    )  # fmt: skip
+    opsets = [onnx.helper.make_opsetid("", 11)]
+    onnx.save(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=6), tmp_path / "old.onnx")
+    given = np.random.default_rng(1).normal(size=(1, 2, 64)).astype(np.float32)
+    write_set(tmp_path / "samples" / "calibration", {"x": given})
+    for quant in ("int8", "int8-dynamic", "int4-weight", "fp16"):
+        export("onnx", tmp_path / "old.onnx", quant, tmp_path / quant, tmp_path / "samples")
+        actual = load(tmp_path / quant / "model.onnx", "onnx").run({"x": given})["y"]
+        assert cosine(actual, given[0] @ weight) > 0.98
+
+
 # --- every scheme ----------------------------------------------------------------------------------------
 
 

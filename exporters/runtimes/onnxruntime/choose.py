@@ -23,6 +23,12 @@ WHOLE = (
     "Flatten", "Resize",
 )  # fmt: skip
 """Operators for which ONNX Runtime's CPU provider has 8-bit kernels, or which only move values."""
+REACHED = {
+    "int8": (*PRODUCTS, "Gather"),
+    "int8-dynamic": ("Gemm", "MatMul", "Gather"),
+    "int4-weight": ("Gemm", "MatMul", "Gather"),
+}
+"""Operators whose weights each scheme narrows."""
 ENOUGH = 0.5
 """Share of the weights that a scheme must reach: below it, the file is not what was asked for."""
 
@@ -66,13 +72,15 @@ def reach(model: onnx.ModelProto, operators: Collection[str]) -> tuple[float, tu
     return (reached / total if total else 1.0), tuple(name for name, _ in left.most_common())
 
 
-def require_reach(model: onnx.ModelProto, scheme: str, operators: Collection[str], nearest: str) -> None:
-    """Raise Unsupported, naming operators and the `nearest` scheme, where less than half is reached."""
-    share, left = reach(model, operators)
-    if share < ENOUGH:
-        raise Unsupported(
-            f"{scheme} would leave {1 - share:.0%} of this model's weights in float: it does not reach "
-            f"{', '.join(left[:4])}",
-            where=f"--quant {scheme}",
-            mend=f"The nearest scheme that does is {nearest}",
-        )
+def require_reach(model: onnx.ModelProto, scheme: str) -> None:
+    """Raise Unsupported, naming operators and the nearest scheme, where `scheme` reaches less than half."""
+    share, left = reach(model, REACHED[scheme])
+    if share >= ENOUGH:
+        return
+    static = reach(model, REACHED["int8"])[0] >= ENOUGH
+    raise Unsupported(
+        f"{scheme} would leave {1 - share:.0%} of this model's weights in float: it does not reach "
+        f"{', '.join(left[:4])}",
+        where=f"--quant {scheme}",
+        mend=f"The nearest scheme that does is {'int8, with --calibration' if static else 'fp16'}",
+    )

@@ -27,7 +27,7 @@ def dynamic(model: onnx.ModelProto, work: Path, path: str) -> tuple[onnx.ModelPr
     """
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    choose.require_reach(model, "int8-dynamic", ("Gemm", "MatMul", "Gather"), "int8, with --calibration")
+    choose.require_reach(model, "int8-dynamic")
     model = prepared(upgraded(model, 13, path), work)
     rewrite.gemm_as_matmul(model)
     tables = rewrite.int8_tables(model)
@@ -59,7 +59,7 @@ def int4(model: onnx.ModelProto, work: Path, path: str) -> tuple[onnx.ModelProto
             MatMulNBitsQuantizer,
         )
 
-    choose.require_reach(model, "int4-weight", ("Gemm", "MatMul", "Gather"), "int8, with --calibration")
+    choose.require_reach(model, "int4-weight")
     model = prepared(upgraded(model, 21, path), work)
     rewrite.gemm_as_matmul(model)
     graph.name_nodes(model)
@@ -74,12 +74,10 @@ def int4(model: onnx.ModelProto, work: Path, path: str) -> tuple[onnx.ModelProto
     quantizer = MatMulNBitsQuantizer(model, algo_config=config, nodes_to_exclude=_not_for_int4(model))
     with quiet():
         quantizer.process()
-    result = quantizer.model.model
-    left = choose.reach(result, ())[1]
     notes = [
         f"Blocks of {BLOCK} weights share a scale; products quantize their activations to int8 by block."
     ]
-    return result, (*notes, *_also(filters, left))
+    return quantizer.model.model, (*notes, *_also(filters, left))
 
 
 def _also(filters: int, left: tuple[str, ...]) -> list[str]:

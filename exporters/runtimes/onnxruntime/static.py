@@ -22,10 +22,11 @@ def quantize(job: Job, model: onnx.ModelProto, progress: Progress) -> tuple[onnx
     Convolutional graphs are quantized whole. In graphs that normalise or attend (`choose.mixes`) products
     are quantized, their results are not: on MiniLM the cosine is 0.990 so, and 0.83 when all is quantized.
     """
+    choose.require_reach(model, "int8")
     samples = _samples(job)
     mixed = choose.mixes(model)
     kinds = choose.PRODUCTS if mixed else choose.WHOLE
-    prefers_dynamic = mixed and choose.reach(model, ("Gemm", "MatMul", "Gather"))[0] >= 0.9
+    prefers_dynamic = mixed and choose.reach(model, choose.REACHED["int8-dynamic"])[0] >= 0.9
     work = Path(job.work)
     model = prepared(upgraded(model, 13, job.source_path), work)
     graph.name_nodes(model)
