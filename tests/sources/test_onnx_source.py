@@ -14,24 +14,7 @@ from hypothesis import strategies as st
 from modelport.sources import onnx
 from modelport.sources.onnx import facts as onnx_facts
 from modelport.targets.errors import SourceUnreadable
-
-
-def varint(value: int) -> bytes:
-    value &= (1 << 64) - 1
-    out = b""
-    while value >= 0x80:
-        out += bytes([value & 0x7F | 0x80])
-        value >>= 7
-    return out + bytes([value])
-
-
-def number(key: int, value: int) -> bytes:
-    return varint(key << 3) + varint(value)
-
-
-def field(key: int, payload: bytes | str) -> bytes:
-    payload = payload.encode() if isinstance(payload, str) else payload
-    return varint(key << 3 | 2) + varint(len(payload)) + payload
+from wire import field, number
 
 
 def tensor(name: str, dims: list[int], raw: bytes | None, dtype: int = 1, extra: bytes = b"") -> bytes:

@@ -8,21 +8,9 @@ from hypothesis import strategies as st
 
 from modelport.sources.files import protobuf
 from modelport.targets.errors import SourceUnreadable
+from wire import field, varint
 
 INT64 = st.integers(-(1 << 63), (1 << 63) - 1)
-
-
-def varint(value: int) -> bytes:
-    value &= (1 << 64) - 1
-    out = b""
-    while value >= 0x80:
-        out += bytes([value & 0x7F | 0x80])
-        value >>= 7
-    return out + bytes([value])
-
-
-def field(number: int, payload: bytes) -> bytes:
-    return varint(number << 3 | 2) + varint(len(payload)) + payload
 
 
 @given(st.lists(INT64, max_size=30), st.booleans())

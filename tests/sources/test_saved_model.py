@@ -12,24 +12,7 @@ from hypothesis import strategies as st
 from modelport.sources import saved_model
 from modelport.sources.saved_model.operators import ALLOWED, CHECKPOINT
 from modelport.targets.errors import SourceUnreadable
-
-
-def varint(value: int) -> bytes:
-    value &= (1 << 64) - 1
-    out = b""
-    while value >= 0x80:
-        out += bytes([value & 0x7F | 0x80])
-        value >>= 7
-    return out + bytes([value])
-
-
-def number(key: int, value: int) -> bytes:
-    return varint(key << 3) + varint(value)
-
-
-def field(key: int, payload: bytes | str) -> bytes:
-    payload = payload.encode() if isinstance(payload, str) else payload
-    return varint(key << 3 | 2) + varint(len(payload)) + payload
+from wire import field, number
 
 
 def pair(key: int, name: str, payload: bytes) -> bytes:
@@ -150,7 +133,7 @@ NAMES = const("t", [0], dtype=7)
     "data",
     [
         # Writes at a path of the model's own: in the graph, as a default, joined, climbing out, merged.
-        model([X, node("y", "Relu", ["x"]), text("name", "/root/.bashrc"), NAMES, SAVE]),
+        model([X, node("y", "Relu", ["x"]), text("name", "/etc/hostname"), NAMES, SAVE]),
         model([X, node("y", "Relu", ["x"]), text("d", "/etc/x"), NAMES,
                node("name", "PlaceholderWithDefault", ["d"]), SAVE]),
         model([X, node("y", "Relu", ["x"]), PATH, text("d", "/../../etc/x"), NAMES,

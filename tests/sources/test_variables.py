@@ -9,23 +9,7 @@ from hypothesis import strategies as st
 
 from modelport.sources.saved_model import variables
 from modelport.targets.errors import SourceUnreadable
-
-
-def varint(value: int) -> bytes:
-    value &= (1 << 64) - 1
-    out = b""
-    while value >= 0x80:
-        out += bytes([value & 0x7F | 0x80])
-        value >>= 7
-    return out + bytes([value])
-
-
-def number(key: int, value: int) -> bytes:
-    return varint(key << 3) + varint(value)
-
-
-def field(key: int, payload: bytes) -> bytes:
-    return varint(key << 3 | 2) + varint(len(payload)) + payload
+from wire import field, number, varint
 
 
 def block(pairs: list[tuple[bytes, bytes]]) -> bytes:
