@@ -76,6 +76,7 @@ def check(
     batch: int = 1,
     context: int | None = None,
     sequence: int | None = None,
+    signature: str | None = None,
 ) -> Check:
     """Tell whether `model` fits `device` and how fast it will be, from headers alone.
 
@@ -95,18 +96,22 @@ def check(
             batch=batch,
             context=context,
             sequence=sequence,
+            signature=signature,
         )
     )
 
 
-def inspect(model: str | Path, *, sequence: int = 128) -> ModelFacts:
+def inspect(model: str | Path, *, sequence: int | None = None, signature: str | None = None) -> ModelFacts:
     """What `model` is: inputs, outputs, weights by dtype (bytes), operators with FLOPs at batch 1.
 
-    `sequence` is assumed for a free sequence axis. Raises SourceUnreadable, naming file and field.
+    `sequence` (tokens) is assumed for a free sequence axis: 128, or as many as the model takes.
+    `signature` names one of a SavedModel's. Raises SourceUnreadable, naming file and field.
     """
-    from . import sources
+    from . import pipeline, sources
 
-    return sources.inspect(sources.open_source(Path(model)), sequence=sequence)
+    source = sources.open_source(Path(model))
+    length = sequence or pipeline.default_sequence(source)
+    return sources.inspect(source, sequence=length, signature=signature)
 
 
 def verify(

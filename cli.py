@@ -33,6 +33,7 @@ _CHOICE = (
     click.option("--batch", type=int, default=1, show_default=True, help="Inferences at once."),
     click.option("--context", type=int, help="Tokens of context of a language model."),
     click.option("--sequence", type=int, help="Tokens per sample where the artifact has a fixed length."),
+    click.option("--signature", metavar="NAME", help="Signature of a SavedModel that has several."),
 )
 
 
@@ -63,7 +64,6 @@ def modelport() -> None:
 )
 @click.option("--observer", metavar="O", help="Activation ranges: minmax, percentile, entropy or mse.")
 @click.option("--opset", type=int, help="ONNX operator set.")
-@click.option("--signature", metavar="NAME", help="Signature of a SavedModel that has several.")
 @click.option("--samples", type=int, default=320, show_default=True, help="Most samples to use.")
 @click.option("--held-out", type=int, help="Samples kept for verification; default: a fifth.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the split.")
@@ -126,15 +126,18 @@ def check(*, as_json: bool, quiet: bool, debug: bool, **options: Any) -> None:
 @modelport.command(epilog=EPILOG)
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("--sequence", type=int, help="Tokens per sample to assume.")
+@click.option("--signature", metavar="NAME", help="Signature of a SavedModel that has several.")
 @_options(*_COMMON)
-def inspect(model: Path, sequence: int | None, *, as_json: bool, quiet: bool, debug: bool) -> None:
+def inspect(
+    model: Path, sequence: int | None, signature: str | None, *, as_json: bool, quiet: bool, debug: bool
+) -> None:
     """Show what MODEL is: inputs, outputs, weights by dtype, operators and their operations."""
 
     def work() -> None:
-        from . import sources
+        from . import inspect as inspected
         from .reports import listings
 
-        facts = sources.inspect(sources.open_source(model), sequence=sequence or 128)
+        facts = inspected(model, sequence=sequence, signature=signature)
         if as_json:
             _print_json(listings.facts_json(facts))
         elif not quiet:

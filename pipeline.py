@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from . import sources
+from .calibration import model_files
 from .exporters import isolate, plan, staging
 from .exporters.job import Job, Outcome
 from .reports import manifest, record
@@ -23,7 +24,7 @@ from .verification import budget
 
 OnProgress = Callable[[str, int, int], None]
 SEQUENCE = 128
-"""Tokens per sample that are assumed where neither the user nor the data says."""
+"""Tokens per sample that are assumed where the user says nothing and the model takes as many."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,8 @@ class Check:
     """The same judged for this host on one thread: what the measured figures stand beside."""
     conversion_bytes: int
     """Memory that converting is expected to take here (an estimate)."""
+    sequence: int
+    """Tokens per sample, for a token model whose length is free."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,8 @@ def check(request: Request) -> Check:
     device = registry.find_device(request.device, target)
     source = sources.open_source(request.model)
     target.require_source(source.kind)
-    facts = sources.inspect(source, sequence=request.sequence or SEQUENCE)
+    sequence = request.sequence or default_sequence(source)
+    facts = sources.inspect(source, sequence=sequence, signature=request.signature)
 
     def judge(where: Device) -> feasibility.Verdict:
         return feasibility.judge(
@@ -73,7 +77,13 @@ def check(request: Request) -> Check:
 
     needed = round(memory.conversion_bytes(memory.count_weights(facts), target.overhead))
     here = host.this_host(request.threads)
-    return Check(source, facts, target, device, scheme, judge(device), judge(here), needed)
+    return Check(source, facts, target, device, scheme, judge(device), judge(here), needed, sequence)
+
+
+def default_sequence(source: Source) -> int:
+    """`SEQUENCE` tokens, or as many as the model takes by its own config where those are fewer."""
+    longest = model_files.longest_sequence(source.path) if source.path.is_dir() else None
+    return SEQUENCE if longest is None else min(SEQUENCE, longest)
 
 
 def convert(request: Request, on_progress: OnProgress | None = None) -> Conversion:
@@ -145,7 +155,7 @@ def _job(request: Request, checked: Check, chosen: plan.Plan, stage: staging.Sta
             "reference": str(work / "reference.npz"),
             "samples": request.samples,
             "seed": request.seed,
-            "sequence": request.sequence or (SEQUENCE if sequence_free else None),
+            "sequence": request.sequence or (checked.sequence if sequence_free else None),
             "signature": request.signature,
             "source_free_sequence": sequence_free,
             "threads": request.threads,

@@ -121,7 +121,11 @@ def _length(wanted: Wanted) -> int:
         )
     chosen = wanted.sequence if wanted.sequence is not None else fixed
     if chosen is not None and most is not None and chosen > most:
-        raise UsageError(f"{chosen} tokens are more than the {most} that the model takes", where="--sequence")
+        raise UsageError(
+            f"{chosen} tokens are more than the {most} that the model takes",
+            where="--sequence",
+            mend=f"Give {most} or fewer",
+        )
     return chosen if chosen is not None else most if most is not None else 512
 
 

@@ -6,7 +6,7 @@ import importlib
 from pathlib import Path
 from types import ModuleType
 
-from ..targets.errors import ModelportError, SourceUnreadable
+from ..targets.errors import ModelportError, SourceUnreadable, UsageError
 from ..targets.facts import ModelFacts
 from .source import KINDS, Source
 
@@ -38,15 +38,21 @@ def open_source(path: str | Path) -> Source:
     raise _unknown(resolved)
 
 
-def inspect(source: Source, *, sequence: int = 128) -> ModelFacts:
+def inspect(source: Source, *, sequence: int = 128, signature: str | None = None) -> ModelFacts:
     """What is known about the model without its framework or its weights.
 
     Free dimensions are taken as 1 (batch) and `sequence` (tokens); `ModelFacts.assumed` says so.
+    `signature` names one of a SavedModel's; UsageError for one that is not there, or another kind of source.
     """
+    named = {"signature": signature} if signature is not None else {}
+    if named and source.kind != "saved-model":
+        raise UsageError(
+            f"a source of kind {source.kind} has no signatures", where="--signature", mend="Leave it out"
+        )
     for name in FORMATS:
         module = _format(name)
         if source.kind == module.KIND:
-            facts: ModelFacts = module.inspect(source, sequence=sequence)
+            facts: ModelFacts = module.inspect(source, sequence=sequence, **named)
             return facts
     raise SourceUnreadable(f"unknown kind of source {source.kind!r}", where=str(source.path))
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from ...targets.errors import SourceUnreadable
+from ...targets.errors import SourceUnreadable, UsageError
 from ...targets.facts import IoFact, ModelFacts
 from ..files.containment import contained
 from ..files.protobuf import Message, open_message
@@ -16,6 +16,7 @@ from .graph import CALLS, Program, Signature, read_program
 from .variables import Entry, read_index
 
 KIND = "saved-model"
+DEFAULT_SIGNATURE = "serving_default"
 
 
 def recognises(path: Path) -> bool:
@@ -55,15 +56,16 @@ def open(path: Path) -> Source:
                 check_variables(program, signature, entries)
             for name in program.assets:
                 files.append(contained(path / "assets", name, where=f"{FILE}: asset_file_def {name!r}"))
-        served = _serving(programs)
-        default_signature(served.signatures)
+        served = served_signatures(_serving(programs).signatures)
+        if not served:
+            raise _no_signature()
     extra = [file for file in ("fingerprint.pb", "keras_metadata.pb") if (path / file).is_file()]
     files.extend(contained(path, name, where=f"{path.name}: {name}") for name in extra)
     return Source(KIND, path, tuple(sorted(set(files))))
 
 
-def inspect(source: Source, *, sequence: int = 128) -> ModelFacts:
-    """Weights, inputs, outputs and operators of the default signature, from the graph alone.
+def inspect(source: Source, *, sequence: int = 128, signature: str | None = None) -> ModelFacts:
+    """Weights, inputs, outputs and operators of one signature (the default's), from the graph alone.
 
     Weights are the variables and constants that the signature reaches: optimizer state and the copies that
     some exporters store twice do not count.
@@ -75,7 +77,7 @@ def inspect(source: Source, *, sequence: int = 128) -> ModelFacts:
         entries, _ = read_index(source.path)
     with open_message(source.path / FILE) as model:
         program = _serving([read_program(meta) for meta in _meta_graphs(model)])
-        name = default_signature(program.signatures)
+        name = choose_signature(program.signatures, signature)
         ordered = _in_call_order(program, program.signatures[name])
         return facts_of(program, ordered, name, source.name, entries, sequence)
 
@@ -91,19 +93,37 @@ def signatures(source: Source) -> Mapping[str, tuple[tuple[IoFact, ...], tuple[I
         return {name: (found.inputs, found.outputs) for name, found in ordered.items()}
 
 
-def default_signature(found: Mapping[str, Signature]) -> str:
-    """The signature that is converted: `serving_default`, or the only one.
+def choose_signature(found: Mapping[str, Signature], asked: str | None = None) -> str:
+    """The signature that is converted: the one asked for, `serving_default`, or the only one.
 
-    Raises `SourceUnreadable` when there is none or no telling which.
+    Raises `UsageError` where that one is not there or there is no telling which, `SourceUnreadable` where
+    there is none at all.
     """
     served = served_signatures(found)
-    if "serving_default" in served:
-        return "serving_default"
+    if not served:
+        raise _no_signature()
+    known = ", ".join(sorted(served))
+    if asked is not None and asked not in served:
+        raise UsageError(f"there is no signature {asked!r}", where="--signature", mend=f"Known: {known}")
+    if asked is not None:
+        return asked
+    if DEFAULT_SIGNATURE in served:
+        return DEFAULT_SIGNATURE
     if len(served) == 1:
         return next(iter(served))
-    fact = f"no signature is the default; there are {sorted(served)}" if served else "there is no signature"
-    mend = "Save with signatures={'serving_default': function}"
-    raise SourceUnreadable(fact, where=f"{FILE}: signature_def", mend=mend)
+    raise UsageError(
+        f"it has {len(served)} signatures and none is called {DEFAULT_SIGNATURE!r}",
+        where=f"{FILE}: signature_def",
+        mend=f"Choose one with --signature: {known}",
+    )
+
+
+def _no_signature() -> SourceUnreadable:
+    return SourceUnreadable(
+        "there is no signature",
+        where=f"{FILE}: signature_def",
+        mend="Save with signatures={'serving_default': function}",
+    )
 
 
 def served_signatures(found: Mapping[str, Signature]) -> dict[str, Signature]:

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from modelport import sources
+import modelport
+from modelport import pipeline, sources
 from modelport.sources import huggingface
 from modelport.sources.huggingface import checkpoint
 from modelport.targets.errors import ModelportError, SourceUnreadable, Unsupported
@@ -393,3 +394,9 @@ def test_the_real_sentence_encoder_is_opened() -> None:
     assert facts.parameters == 22_713_728
     assert facts.outputs[0].shape == ("batch", 384)
     assert facts.flops == pytest.approx(2 * 128 * 10.6e6, rel=0.1)
+
+
+def test_the_sequence_that_is_assumed_is_never_longer_than_the_model(tmp_path: Path) -> None:
+    source = sources.open_source(write(tmp_path / "m", BERT))
+    assert pipeline.default_sequence(source) == 12
+    assert modelport.inspect(tmp_path / "m").assumed["sequence"] == 12

@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from modelport import sources
 from modelport.sources import saved_model
 from modelport.sources.saved_model.operators import ALLOWED, CHECKPOINT
-from modelport.targets.errors import SourceUnreadable
+from modelport.targets.errors import SourceUnreadable, UsageError
 from wire import field, number
 
 
@@ -103,7 +104,22 @@ def test_the_only_signature_is_the_default_and_several_are_not(tmp_path: Path) -
     assert list(saved_model.signatures(source)) == ["score"]
     served = pair(1, "x", info("x:0", [-1, 3])) + pair(2, "y", info("y:0", [-1, 3]))
     two = model([X, node("y", "Relu", ["x"])], signature="a", extra=pair(5, "b", served))
-    assert "['a', 'b']" in refused(tmp_path, two)
+    write(tmp_path, two)
+    source = sources.open_source(tmp_path)
+    with pytest.raises(UsageError, match="2 signatures") as caught:
+        sources.inspect(source)
+    assert "a, b" in caught.value.mend
+
+
+def test_the_signature_that_is_asked_for_is_inspected(tmp_path: Path) -> None:
+    served = pair(1, "other", info("x:0", [-1, 3])) + pair(2, "y", info("y:0", [-1, 3]))
+    data = model([X, node("y", "Relu", ["x"])], signature="a", extra=pair(5, "b", served))
+    write(tmp_path, data)
+    source = sources.open_source(tmp_path)
+    assert [io.name for io in sources.inspect(source, signature="a").inputs] == ["x"]
+    assert [io.name for io in sources.inspect(source, signature="b").inputs] == ["other"]
+    with pytest.raises(UsageError, match="no signature 'c'"):
+        sources.inspect(source, signature="c")
 
 
 def test_every_operator_that_touches_the_world_is_refused(tmp_path: Path) -> None:
