@@ -17,6 +17,7 @@ from .operators import PASSES_WEIGHTS, VIEWS, op_class, operations
 Shape = tuple[int, ...]
 
 FREE_IMAGE = 224
+FREE_LENGTH = 16000
 """Assumed height and width where an image model leaves them free."""
 
 
@@ -74,7 +75,8 @@ def assume(inputs: Sequence[IoFact], sequence: int) -> dict[str, int]:
     """Sizes for free dimensions, by symbol, or by "input[axis]" where a dimension has no name.
 
     A name with "seq" gives `sequence`, and so does axis 1 of an integer input of rank 2 (token ids); free
-    height and width of a rank-4 float input are taken as `FREE_IMAGE`; every other one is 1.
+    height and width of a rank-4 float input are taken as `FREE_IMAGE`, and the last axis of a rank-3 one, where
+    its channels are fixed, as `FREE_LENGTH` (a second of sound); every other one is 1.
     """
     assumed: dict[str, int] = {}
     for value in inputs:
@@ -87,6 +89,8 @@ def assume(inputs: Sequence[IoFact], sequence: int) -> dict[str, int]:
                 size = sequence
             elif axis >= 2 and len(value.shape or ()) == 4 and value.dtype.startswith("float"):
                 size = FREE_IMAGE
+            elif axis == 2 and value.dtype.startswith("float") and isinstance((value.shape or ())[1], int):
+                size = FREE_LENGTH
             assumed.setdefault(dim or f"{value.name}[{axis}]", size)
     return assumed
 
@@ -110,7 +114,9 @@ def _size(name: str, axis: int, dim: int | str | None, assumed: Mapping[str, int
         return dim
     if dim is None:
         return assumed.get(f"{name}[{axis}]")
-    return assumed[dim] if dim in assumed else evaluate(dim, assumed)
+    size = assumed[dim] if dim in assumed else evaluate(dim, assumed)
+    # What was assumed may be shorter than a kernel: then the size is unknown, and not below nothing.
+    return size if size is not None and size >= 0 else None
 
 
 def evaluate(expression: str, sizes: Mapping[str, int]) -> int | None:
@@ -164,7 +170,7 @@ def inferred_shapes(model: Message, assumed: Mapping[str, int]) -> dict[str, Sha
     shapes: dict[str, Shape] = {}
     for value in (*result.graph.input, *result.graph.output, *result.graph.value_info):
         dims = value.type.tensor_type.shape.dim
-        if value.type.tensor_type.HasField("shape") and all(dim.HasField("dim_value") for dim in dims):
+        if value.type.tensor_type.HasField("shape") and all(dim.HasField("dim_value") and dim.dim_value >= 0 for dim in dims):
             shapes[value.name] = tuple(dim.dim_value for dim in dims)
     return shapes
 

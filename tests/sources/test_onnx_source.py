@@ -353,3 +353,31 @@ def test_missing_shapes_are_inferred_without_the_weights(tmp_path: Path) -> None
     assert facts.ops[0].flops == 2 * 64 * 224 * 224 * 64 * 9
     assert facts.flops is not None
     assert facts.assumed == {"x[0]": 1, "x[2]": 224, "x[3]": 224}
+
+
+def test_a_size_below_nothing_is_unknown(tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        model(
+            [node("Conv", ["x", "w"], ["y"])],
+            [tensor("w", [4, 1, 9], bytes(144))],
+            [value("x", ["batch", "channels", "time"])],
+            [value("y", ["batch", 4, "time - 8"])],
+        ),
+    )
+    facts = onnx.inspect(onnx.open(path))
+    assert facts.ops[0].flops is None  # one sample is shorter than the kernel: not -7 of them
+
+
+def test_the_free_length_of_a_signal_is_taken_as_a_second(tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        model(
+            [node("Conv", ["x", "w"], ["y"])],
+            [tensor("w", [4, 1, 9], bytes(144))],
+            [value("x", ["batch", 1, "time"])],
+            [value("y", ["batch", 4, "time - 8"])],
+        ),
+    )
+    facts = onnx.inspect(onnx.open(path))
+    assert facts.ops[0].flops == 2 * 4 * 9 * (16000 - 8)
