@@ -23,6 +23,11 @@ def test_less_than_95_percent_names_the_operators_left_in_float() -> None:
     assert "CONV_2D 'stem'" in held.warnings[0]
 
 
+def test_the_int32_biases_of_integer_kernels_are_no_reason_to_warn() -> None:
+    held = shares(Audit({"int8": 80, "int32": 20}, {"int8": 1}, {}, (), 100), "int8", "int8")
+    assert (held.weights, held.warnings) == (0.8, ())
+
+
 def test_multiply_accumulates_count_where_the_scheme_computes_in_integers() -> None:
     macs = {"int8": 50, "float32": 50}
     assert len(shares(audit(100, 0, macs), "int8", "int8").warnings) == 1
