@@ -170,7 +170,9 @@ def inferred_shapes(model: Message, assumed: Mapping[str, int]) -> dict[str, Sha
     shapes: dict[str, Shape] = {}
     for value in (*result.graph.input, *result.graph.output, *result.graph.value_info):
         dims = value.type.tensor_type.shape.dim
-        if value.type.tensor_type.HasField("shape") and all(dim.HasField("dim_value") and dim.dim_value >= 0 for dim in dims):
+        if value.type.tensor_type.HasField("shape") and all(
+            dim.HasField("dim_value") and dim.dim_value >= 0 for dim in dims
+        ):
             shapes[value.name] = tuple(dim.dim_value for dim in dims)
     return shapes
 
