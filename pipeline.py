@@ -156,6 +156,7 @@ def _job(request: Request, checked: Check, chosen: plan.Plan, stage: staging.Sta
             "samples": request.samples,
             "seed": request.seed,
             "sequence": request.sequence or (checked.sequence if sequence_free else None),
+            "sequence_asked": request.sequence is not None,
             "signature": request.signature,
             "source_free_sequence": sequence_free,
             "threads": request.threads,

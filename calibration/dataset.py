@@ -68,6 +68,7 @@ def prepare(
     held_out: int | None = None,
     limit: int | None = None,
     sequence: int | None = None,
+    assumed_sequence: int | None = None,
 ) -> Prepared:
     """Write `folder`/calibration and `folder`/held_out (see `samples.SampleSet`) from the user's data.
 
@@ -82,6 +83,7 @@ def prepare(
         held_out: samples kept for verification; by default a fifth of the distinct ones, at most 64.
         limit: most samples to use, held-out ones included; by default 256 and the held-out ones.
         sequence: tokens per sample, for inputs whose sequence axis is free.
+        assumed_sequence: the same where the user did not say it; arrays of another length are taken as they are.
 
     Raises:
         UsageError: data that cannot be read or does not fit, naming file and key, line or sample.
@@ -89,6 +91,8 @@ def prepare(
         MissingExtra: text without the `tokenizers` package.
         Unsupported: an input that samples cannot be fed to one by one.
     """
+    if sequence is None and not _brings_shapes(data, root):
+        sequence = assumed_sequence
     settled = settle(inputs, sequence)
     most = limit if limit is not None else CALIBRATION + (held_out if held_out is not None else HELD_OUT)
     wanted = Wanted(settled, model_dir, root if root is not None else Path.cwd(), seed, most, sequence)
@@ -146,6 +150,12 @@ def _read(data: str, wanted: Wanted) -> Reading:
     if _FUNCTION.fullmatch(data):
         return generated.read_function(data, wanted)
     raise UsageError("there is no such file or folder", where=f"--calibration {data}", mend=_known())
+
+
+def _brings_shapes(data: str, root: Path | None) -> bool:
+    """Whether the data are arrays, with a length of their own: no text and no noise to be made."""
+    path = (root if root is not None else Path.cwd()) / Path(data).expanduser()
+    return path.suffix.lower() in (".npz", ".npy") or (not path.exists() and bool(_FUNCTION.fullmatch(data)))
 
 
 def _known() -> str:

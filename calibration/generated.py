@@ -157,7 +157,9 @@ def _sizes(io: IoFact, wanted: Wanted) -> tuple[int, ...]:
 
     if io.shape is None:
         raise UsageError(
-            "even the number of axes is unknown", where=f"input {io.name}", mend="Give real data"
+            "even the number of axes is unknown",
+            where=f"input {io.name}",
+            mend="Give data with --calibration: it settles them",
         )
     sizes: list[Dim] = list(io.shape[1:])
     recipe = preprocessor_config.find(wanted.model_dir) if len(sizes) == 3 else None
@@ -172,7 +174,9 @@ def _sizes(io: IoFact, wanted: Wanted) -> tuple[int, ...]:
             sizes[axis] = SEQUENCE
     if not all(isinstance(size, int) for size in sizes):
         raise UsageError(
-            f"the sizes of shape {io.shape} are free", where=f"input {io.name}", mend="Give real data"
+            f"the sizes of shape {io.shape} are free",
+            where=f"input {io.name}",
+            mend="Give data with --calibration: it settles them",
         )
     return tuple(size for size in sizes if isinstance(size, int))
 

@@ -26,7 +26,8 @@ def run(job: Job, progress: Progress) -> Outcome:
         seed=options["seed"],
         held_out=options["held_out"],
         limit=options["samples"],
-        sequence=options["sequence"],
+        sequence=options["sequence"] if options["sequence_asked"] else None,
+        assumed_sequence=options["sequence"],
     )
     progress("read the calibration data", 1, 1)
     return Outcome(data=dataclasses.asdict(prepared), notes=tuple(prepared.warnings))

@@ -272,3 +272,13 @@ def test_a_recipe_beside_arrays_is_not_silently_ignored(tmp_path: Path) -> None:
     (tmp_path / "data.npz.toml").write_text("scale = 1.0")
     with pytest.raises(UsageError, match=r"data\.npz\.toml"):
         ready(tmp_path)
+
+
+def test_arrays_bring_their_own_length_where_the_user_named_none(tmp_path: Path) -> None:
+    np.savez(tmp_path / "data.npz", input_ids=np.arange(54).reshape(9, 6))
+    ids = TOKENS[:1]
+    assert ready(tmp_path, inputs=ids, assumed_sequence=128).sequence == 6
+    with pytest.raises(UsageError, match="does not fit"):
+        ready(tmp_path, "other", inputs=ids, sequence=128)
+    noise = prepare("random", ids, tmp_path / "noise", root=tmp_path, assumed_sequence=12)
+    assert noise.sequence == 12

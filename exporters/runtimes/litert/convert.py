@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ....calibration.samples import SampleSet
 from ....sources.loading import tensorflow as tensorflow_model
 from ....sources.loading import torch_model
 from ....targets.errors import ConversionFailed, ModelportError, Unsupported, UsageError
@@ -46,14 +47,35 @@ def convert(job: Job) -> FloatModel:
         raise UsageError(f"there is no layout {layout!r}", where="--layout", mend="Known are nchw and nhwc")
     path = Path(job.source_path)
     if job.source_kind in ("torch-exported", "huggingface"):
-        return _from_torch(job.source_kind, path, job.options)
+        return _from_torch(job.source_kind, path, job.options, sample_shapes(job))
     if job.source_kind in ("saved-model", "keras"):
-        return _from_tensorflow(job.source_kind, path, job.options)
+        return _from_tensorflow(job.source_kind, path, job.options, sample_shapes(job))
     raise Unsupported(f"a source of kind {job.source_kind!r} cannot become a .tflite file", where=str(path))
 
 
-def _from_torch(kind: str, path: Path, options: Mapping[str, Any]) -> FloatModel:
-    source = torch_model.load(kind, path, options)
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+def sample_shapes(job: Job) -> Shapes:
+    """Shape of one sample by input, batch 1 included, or {}: LiteRT fixes every size, and these are the user's."""
+    folder = Path(job.samples or "") / "calibration"
+    if not job.samples or not (folder / "set.json").is_file():
+        return {}
+    samples = SampleSet.open(folder)
+    return {name: (1, *samples.array(name).shape[1:]) for name in samples.inputs}
+
+
+def _as_samples(source: torch_model.TorchModel, shapes: Shapes) -> torch_model.TorchModel:
+    """The model with an example of the samples' sizes along its free axes."""
+    example = tuple(
+        tensor.new_ones(shapes[name]) if source.dynamic.get(name) and name in shapes else tensor
+        for name, tensor in zip(source.input_names, source.example, strict=True)
+    )
+    return replace(source, example=example)
+
+
+def _from_torch(kind: str, path: Path, options: Mapping[str, Any], sizes: Shapes) -> FloatModel:
+    source = _as_samples(torch_model.load(kind, path, options), sizes)
     images = [i for i, t in enumerate(source.example) if t.is_floating_point() and is_image(t.shape, 1)]
     module, example = source.module, source.example
     moved_in: tuple[int, ...] = ()
@@ -141,10 +163,12 @@ def _failure(tool: str, error: Exception, otherwise: str = "") -> ModelportError
     return ConversionFailed(f"{tool} failed: {type(error).__name__}: {(lines or [''])[0][:400]}")
 
 
-def _from_tensorflow(kind: str, path: Path, options: Mapping[str, Any]) -> FloatModel:
+def _from_tensorflow(kind: str, path: Path, options: Mapping[str, Any], sizes: Shapes) -> FloatModel:
     import tensorflow as tf
 
     source = tensorflow_model.load(kind, path, options)
+    given = zip(source.input_names, source.shapes, strict=True)
+    source = replace(source, shapes=tuple(sizes.get(name, shape) for name, shape in given))
     sequence = int(options.get("sequence") or tensorflow_model.DEFAULT_SEQUENCE)
     images = [
         index
