@@ -89,6 +89,7 @@ def default_sequence(source: Source) -> int:
 def convert(request: Request, on_progress: OnProgress | None = None) -> Conversion:
     """Steps 1 to 8; publishes the output folder or raises one of `targets.errors` and leaves nothing."""
     checked = check(request)
+    _require_read(request, checked)
     if not request.force:
         _require_fit(checked, request.memory_limit)
     _require_data(request, checked.scheme)
@@ -166,6 +167,15 @@ def _job(request: Request, checked: Check, chosen: plan.Plan, stage: staging.Sta
             "user_path": str(Path.cwd()) if _names_function(request.calibration) else None,
         },
     )
+
+
+def _require_read(request: Request, checked: Check) -> None:
+    given = {"layout": request.layout, "observer": request.observer, "opset": request.opset}
+    plan.refuse_unread(checked.target, checked.scheme, given)
+    if request.observer is not None:
+        from .calibration import observers
+
+        observers.make(request.observer)  # a wrong name is said now, not after the source has run
 
 
 def _require_fit(checked: Check, memory_limit: int | None) -> None:

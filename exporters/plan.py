@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ..targets import registry
 from ..targets.card import QuantScheme, Target
-from ..targets.errors import Unsupported
+from ..targets.errors import Unsupported, UsageError
 from ..targets.facts import ModelFacts
 
 
@@ -61,6 +62,26 @@ def refuse_scheme(facts: ModelFacts, scheme: QuantScheme, target: Target) -> Non
         where=f"--quant {scheme.name}",
         mend=f"These schemes reach them: {', '.join(others)}" if others else "",
     )
+
+
+READ_BY: Mapping[str, tuple[str, ...]] = {"layout": ("litert",), "opset": ("onnxruntime",)}
+"""Options that only these of modelport's own runtimes read; what a plug-in reads is not known here."""
+
+
+def refuse_unread(target: Target, scheme: QuantScheme, given: Mapping[str, object]) -> None:
+    """Raise UsageError for an option, by name and value, that would change nothing without a word."""
+    own = {runtime for readers in READ_BY.values() for runtime in readers}
+    for option, runtimes in READ_BY.items():
+        if given.get(option) is not None and target.runtime in own and target.runtime not in runtimes:
+            raise UsageError(
+                f"{target.name} does not read it, and keeps the source's",
+                where=f"--{option}",
+                mend="Leave it out",
+            )
+    if given.get("observer") is not None and scheme.calibration == "none":
+        raise UsageError(
+            f"{scheme.name} measures no activation ranges", where="--observer", mend="Leave it out"
+        )
 
 
 def make_plan(facts: ModelFacts, target: Target, scheme: QuantScheme, *, calibrated: bool) -> Plan:
