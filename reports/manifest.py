@@ -16,18 +16,24 @@ from ..targets.errors import SourceUnreadable, UsageError
 SCHEMA = 1
 NAME = "manifest.json"
 MAX_BYTES = 64 << 20
-REQUIRED = (
-    "schema",
-    "state",
-    "command",
-    "source",
-    "target",
-    "quant",
-    "runtime",
-    "files",
-    "fidelity",
-    "audit",
-)
+FORMS: Mapping[str, type | tuple[type, ...]] = {
+    "schema": int,
+    "state": str,
+    "command": list,
+    "source": dict,
+    "target": str,
+    "quant": str,
+    "runtime": str,
+    "format": str,
+    "artifact": str,
+    "io": dict,
+    "options": dict,
+    "measured": dict,
+    "files": list,
+    "fidelity": (dict, type(None)),
+    "audit": (dict, type(None)),
+}
+"""The keys that a reader relies on, and what stands there; a manifest without one of them is refused."""
 
 
 def file_entries(folder: Path) -> list[dict[str, Any]]:
@@ -64,7 +70,7 @@ def read(folder: Path) -> dict[str, Any]:
         raise SourceUnreadable(f"is not JSON: {error}", where=str(path)) from error
     if not isinstance(manifest, dict):
         raise SourceUnreadable("is not a JSON object", where=str(path))
-    missing = [key for key in REQUIRED if key not in manifest]
+    missing = [key for key in FORMS if key not in manifest]
     if missing:
         raise SourceUnreadable(f"the key is missing: {', '.join(missing)}", where=str(path))
     if manifest["schema"] != SCHEMA:
@@ -73,7 +79,23 @@ def read(folder: Path) -> dict[str, Any]:
             where=f"{path}: schema",
             mend="Upgrade modelport",
         )
+    _check_forms(manifest, path)
     return manifest
+
+
+def _check_forms(manifest: Mapping[str, Any], path: Path) -> None:
+    """Raise SourceUnreadable where a key holds something else than we write, or the artifact is not listed."""
+    for key, kind in FORMS.items():
+        if not isinstance(manifest[key], kind):
+            raise SourceUnreadable(
+                f"is {type(manifest[key]).__name__}, which we do not write", where=f"{path}: {key}"
+            )
+    for index, entry in enumerate(manifest["files"]):
+        texts = [entry.get("path"), entry.get("sha256")] if isinstance(entry, dict) else [None]
+        if not all(isinstance(text, str) for text in texts):
+            raise SourceUnreadable("is no path with a sha256", where=f"{path}: files[{index}]")
+    if manifest["artifact"] not in [entry["path"] for entry in manifest["files"]]:
+        raise SourceUnreadable(f"{manifest['artifact']!r} is not among the files", where=f"{path}: artifact")
 
 
 def check_hashes(folder: Path, manifest: Mapping[str, Any]) -> tuple[str, ...]:
@@ -81,7 +103,7 @@ def check_hashes(folder: Path, manifest: Mapping[str, Any]) -> tuple[str, ...]:
     problems = []
     root = folder.resolve()
     for entry in manifest["files"]:
-        path = (root / str(entry["path"])).resolve()
+        path = (root / entry["path"]).resolve()
         if not path.is_relative_to(root):
             raise SourceUnreadable(
                 f"{entry['path']!r} leads outside the folder", where=f"{folder / NAME}: files"

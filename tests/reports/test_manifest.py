@@ -16,7 +16,9 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "model.onnx").write_bytes(b"weights")
     (tmp_path / "verification").mkdir()
     (tmp_path / "verification" / "reference.npz").write_bytes(b"outputs")
-    content = {**dict.fromkeys(manifest.REQUIRED), "schema": 1, "files": manifest.file_entries(tmp_path)}
+    empty = {key: kind() for key, kind in manifest.FORMS.items() if isinstance(kind, type)}
+    given = {"schema": 1, "artifact": "model.onnx", "files": manifest.file_entries(tmp_path)}
+    content = {**empty, "fidelity": None, "audit": None, **given}
     manifest.write(tmp_path, content)
     return tmp_path
 
@@ -55,6 +57,26 @@ def test_another_schema_is_refused(folder: Path) -> None:
     (folder / "manifest.json").write_text(json.dumps({**content, "schema": 2}))
     with pytest.raises(SourceUnreadable, match="schema"):
         manifest.read(folder)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "where"),
+    [
+        ("artifact", "../../etc/passwd", "artifact"),
+        ("artifact", None, "artifact"),
+        ("io", None, "io"),
+        ("options", [], "options"),
+        ("files", [{"path": 3, "sha256": ""}], "files[0]"),
+        ("files", [{"path": "model.onnx"}], "files[0]"),
+        ("files", ["model.onnx"], "files[0]"),
+    ],
+)
+def test_what_we_do_not_write_is_named(folder: Path, key: str, value: object, where: str) -> None:
+    content = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps({**content, key: value}))
+    with pytest.raises(SourceUnreadable) as caught:
+        manifest.read(folder)
+    assert caught.value.where.endswith(f"manifest.json: {where}")
 
 
 def test_no_manifest_at_all_is_a_usage_error(tmp_path: Path) -> None:
