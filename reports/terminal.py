@@ -46,16 +46,18 @@ class Bars:
         self._tasks: dict[str, Any] = {}
 
     def __enter__(self) -> Bars:
-        self._progress.start()
+        """Nothing is drawn yet: an error before the first stage leaves no empty line."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._progress.stop()
+        if self._tasks:
+            self._progress.stop()
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         """Draw one progress event; a new stage closes the ones before it."""
+        self._progress.start()
         if stage not in self._tasks:
             for task in self._tasks.values():
                 self._finish(task)
@@ -71,7 +73,7 @@ def summary(console: Console, manifest: Mapping[str, Any], out: str) -> None:
     """The table at the end of a conversion: size, latency and memory, fidelity, and what to look at."""
     measured, predicted, here = manifest["measured"], manifest["predicted"], manifest["predicted_this_host"]
     title = f"{manifest['source']['name']} → {manifest['target']} {manifest['quant']}"
-    table = Table(title=title, title_justify="left", title_style="bold")
+    table = Table(title=Text(title), title_justify="left", title_style="bold")
     table.add_column("")
     for heading in (
         "source",
@@ -107,9 +109,8 @@ def summary(console: Console, manifest: Mapping[str, Any], out: str) -> None:
         console.print(Text(f"· {sentence}"))
     for sentence in manifest["warnings"]:
         console.print(Text(f"! {sentence}", style="yellow"))
-    console.print(
-        f"published [bold]{out}[/bold]: {manifest['artifact']}, manifest.json, report.html", highlight=False
-    )
+    published = (out, "bold"), f": {manifest['artifact']}, manifest.json, report.html"
+    console.print(Text.assemble("published ", *published))
 
 
 def fidelity(console: Console, manifest: Mapping[str, Any]) -> None:
