@@ -63,6 +63,7 @@ def check(request: Request) -> Check:
     target.require_source(source.kind)
     sequence = request.sequence or default_sequence(source)
     facts = sources.inspect(source, sequence=sequence, signature=request.signature)
+    plan.refuse_scheme(facts, scheme, target)
 
     def judge(where: Device) -> feasibility.Verdict:
         return feasibility.judge(
@@ -93,9 +94,7 @@ def convert(request: Request, on_progress: OnProgress | None = None) -> Conversi
     if not request.force:
         _require_fit(checked, request.memory_limit)
     _require_data(request, checked.scheme)
-    chosen = plan.make_plan(
-        checked.facts, checked.target, checked.scheme, calibrated=request.calibration is not None
-    )
+    chosen = plan.make_plan(checked.target, checked.scheme, calibrated=request.calibration is not None)
     out = request.out or Path(f"{checked.source.name}-{checked.target.name}-{checked.scheme.name}")
     with staging.Staging(out, overwrite=request.overwrite, need_bytes=2 * checked.source.nbytes) as stage:
         job = _job(request, checked, chosen, stage)
@@ -156,7 +155,8 @@ def _job(request: Request, checked: Check, chosen: plan.Plan, stage: staging.Sta
             "reference": str(work / "reference.npz"),
             "samples": request.samples,
             "seed": request.seed,
-            "sequence": request.sequence or (checked.sequence if sequence_free else None),
+            "sequence": request.sequence
+            or (checked.facts.assumed.get("sequence", checked.sequence) if sequence_free else None),
             "sequence_asked": request.sequence is not None,
             "signature": request.signature,
             "source_free_sequence": sequence_free,

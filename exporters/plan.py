@@ -84,10 +84,8 @@ def refuse_unread(target: Target, scheme: QuantScheme, given: Mapping[str, objec
         )
 
 
-def make_plan(facts: ModelFacts, target: Target, scheme: QuantScheme, *, calibrated: bool) -> Plan:
-    """The plan for a source of these facts; raises Unsupported before any work where it cannot succeed."""
-    target.require_source(facts.kind)
-    refuse_scheme(facts, scheme, target)
+def make_plan(target: Target, scheme: QuantScheme, *, calibrated: bool) -> Plan:
+    """The plan of one conversion; raises Unsupported where this version has no exporter for the target."""
     module = registry.runtime_module(target.runtime)
     data = "the user's samples" if calibrated else "seeded random inputs, since no data was given"
     stages = (

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
+from ..exporters import plan
 from ..sources.source import KINDS
 from ..targets import registry
 from ..targets.card import Target
@@ -115,6 +116,10 @@ def check(checked: Any) -> None:
         )
     console.print(table)
     console.print("≈ rests on an estimate", style="dim")
+    if registry.exporter_available(checked.target):
+        needs_data = checked.scheme.calibration == "required"
+        for stage in plan.make_plan(checked.target, checked.scheme, calibrated=needs_data).stages:
+            console.print(f"· {stage.name}: {stage.reason}", markup=False)
     if checked.conversion_bytes:
         console.print(f"converting takes about {figures.size(checked.conversion_bytes)} of memory here")
     for basis in verdict.basis:

@@ -117,6 +117,8 @@ def test_what_cannot_work_is_refused_before_any_work(digits: Path, tmp_path: Pat
     ):
         with pytest.raises(Unsupported, match=r"convolutions.*int8"):
             modelport.convert(digits / "digits.pt2", target=target, quant=quant, out=out)
+    with pytest.raises(Unsupported, match="convolutions"):
+        modelport.check(digits / "digits.pt2", target="server-cpu", quant="int4-weight")
     with pytest.raises(UsageError, match="--calibration"):
         modelport.convert(digits / "digits.pt2", target="android", quant="int8", out=out)
     assert list(tmp_path.iterdir()) == []

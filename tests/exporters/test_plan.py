@@ -1,32 +1,44 @@
-"""Options that a target does not read are refused, and never ignored without a word."""
+"""What is refused before any work, from facts alone, and what a plan tells."""
 
 from __future__ import annotations
 
 import pytest
 
-from modelport.exporters.plan import refuse_unread
-from modelport.targets.errors import UsageError
-from modelport.targets.registry import find_target
+from modelport.exporters import plan
+from modelport.targets import registry
+from modelport.targets.errors import Unsupported
+from modelport.targets.facts import ModelFacts, OpFact
 
 
-@pytest.mark.parametrize(
-    ("target", "quant", "option", "value"),
-    [
-        ("server-cpu", "int8", "layout", "nhwc"),
-        ("android", "int8", "opset", 21),
-        ("android", "fp16", "observer", "entropy"),
-    ],
-)
-def test_an_option_that_would_change_nothing_is_named(
-    target: str, quant: str, option: str, value: object
-) -> None:
-    card = find_target(target)
-    with pytest.raises(UsageError) as caught:
-        refuse_unread(card, card.scheme(quant), {option: value})
-    assert caught.value.where == f"--{option}"
+def facts(**weights: int) -> ModelFacts:
+    """A model with one operator of each class named, reading that many weights."""
+    ops = tuple(OpFact(kind, kind, kind, 2 * count, weights=count) for kind, count in weights.items())
+    return ModelFacts("onnx", "net", "Net", (), (), (), ops)
 
 
-def test_options_that_are_read_pass() -> None:
-    android, server = find_target("android"), find_target("server-cpu")
-    refuse_unread(android, android.scheme("int8"), {"layout": "nhwc", "observer": "mse", "opset": None})
-    refuse_unread(server, server.scheme("int8"), {"opset": 21, "observer": "mse", "layout": None})
+@pytest.mark.parametrize(("target", "quant"), [("server-cpu", "int4-weight"), ("server-cpu", "int8-dynamic")])
+def test_a_scheme_that_reaches_less_than_half_the_weights_is_refused(target: str, quant: str) -> None:
+    card = registry.find_target(target)
+    with pytest.raises(Unsupported, match="60%.*convolutions.*int8"):
+        plan.refuse_scheme(facts(conv=60, gemm=40), card.scheme(quant), card)
+    plan.refuse_scheme(facts(conv=40, gemm=60), card.scheme(quant), card)
+
+
+def test_a_scheme_that_reaches_convolutions_and_a_model_of_unknown_operators_pass() -> None:
+    card = registry.find_target("server-cpu")
+    plan.refuse_scheme(facts(conv=100), card.scheme("int8"), card)
+    plan.refuse_scheme(facts(), card.scheme("int4-weight"), card)
+
+
+def test_a_plan_names_its_exporter_and_says_where_the_data_comes_from() -> None:
+    card = registry.find_target("android")
+    made = plan.make_plan(card, card.scheme("int8"), calibrated=False)
+    assert made.export == "modelport.exporters.runtimes.litert:export"
+    assert "random" in made.stages[0].reason
+    assert made.steps.index(plan.REFERENCE) < made.steps.index(made.export)
+
+
+def test_a_target_without_exporter_is_refused_by_name() -> None:
+    card = registry.find_target("ios")
+    with pytest.raises(Unsupported, match="coreml"):
+        plan.make_plan(card, card.scheme("int8"), calibrated=True)
