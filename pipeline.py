@@ -94,6 +94,7 @@ def convert(request: Request, on_progress: OnProgress | None = None) -> Conversi
     if not request.force:
         _require_fit(checked, request.memory_limit)
     _require_data(request, checked.scheme)
+    allowed = budget.parse(request.budget, checked.scheme.min_cosine)
     chosen = plan.make_plan(checked.target, checked.scheme, calibrated=request.calibration is not None)
     out = request.out or Path(f"{checked.source.name}-{checked.target.name}-{checked.scheme.name}")
     with staging.Staging(out, overwrite=request.overwrite, need_bytes=2 * checked.source.nbytes) as stage:
@@ -104,7 +105,7 @@ def convert(request: Request, on_progress: OnProgress | None = None) -> Conversi
         exported = made[chosen.export]
         compared = verify_artifact(request, job, exported, checked.target, on_progress)
         written = record.build(request, checked, job, made, exported, compared)
-        _hold(request, checked, written)
+        _hold(request, checked, written, allowed)
         record.publish_into(stage.content, job, written, keep_samples=request.keep_samples)
         stage.publish()
     return Conversion(out, manifest.read(out), checked)
@@ -203,11 +204,10 @@ def _require_data(request: Request, scheme: QuantScheme) -> None:
         )
 
 
-def _hold(request: Request, checked: Check, written: Mapping[str, Any]) -> None:
+def _hold(request: Request, checked: Check, written: Mapping[str, Any], allowed: budget.Budget) -> None:
     """Refuse what is not what was asked for, and what lost more than the budget allows."""
     if written["audit"] and written["audit"]["refused"]:
         raise Unsupported("; ".join(written["audit"]["warnings"]), where=f"--quant {checked.scheme.name}")
-    allowed = budget.parse(request.budget, checked.scheme.min_cosine)
     missed = allowed.missed(written["fidelity"]["outputs"]) if written["fidelity"] else ()
     if missed and not request.keep:
         raise FidelityBelowBudget(

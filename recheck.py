@@ -49,6 +49,7 @@ def verify(
         )
     target = registry.find_target(found["target"])
     scheme = target.scheme(found["quant"])
+    allowed = budgets.parse(budget, scheme.min_cosine)
     with tempfile.TemporaryDirectory(prefix="modelport-verify-") as scratch:
         job = _job(folder.resolve(), Path(scratch), found, source)
         done = isolate.run(job, on_progress=on_progress)
@@ -56,11 +57,7 @@ def verify(
     found["fidelity"] = compared["fidelity"]
     found["audit"] = record.audit_entry(compared["audit"], scheme.weights, scheme.compute)
     found["measured"] = {**found["measured"], "latency_ms": compared["latency_ms"]}
-    missed = (
-        budgets.parse(budget, scheme.min_cosine).missed(found["fidelity"]["outputs"])
-        if found["fidelity"]
-        else ()
-    )
+    missed = allowed.missed(found["fidelity"]["outputs"]) if found["fidelity"] else ()
     if missed:
         raise FidelityBelowBudget("; ".join(missed), where=str(folder))
     return found

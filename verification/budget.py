@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -56,8 +57,16 @@ def parse(text: str | None, floor: float | None) -> Budget:
         if name.strip() not in FIELDS or not equals:
             known = ", ".join(f"{field}=NUMBER" for field in FIELDS)
             raise UsageError(f"{part.strip()!r} is no bound", where="--budget", mend=f"Known: {known}")
-        try:
-            bounds[FIELDS[name.strip()]] = float(value)
-        except ValueError:
-            raise UsageError(f"{value.strip()!r} is not a number", where=f"--budget {name.strip()}") from None
+        bounds[FIELDS[name.strip()]] = _number(name.strip(), value.strip())
     return Budget(**bounds)
+
+
+def _number(name: str, text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value) or (name == "cosine" and value > 1):
+        known = "a number of at most 1" if name == "cosine" else "a finite number"
+        raise UsageError(f"{text!r} is not {known}", where=f"--budget {name}")
+    return value

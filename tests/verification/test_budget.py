@@ -24,7 +24,7 @@ def test_the_scheme_has_the_say_where_the_user_says_nothing() -> None:
     assert parse("sqnr=10", 0.95) == Budget(sqnr_db=10)
 
 
-@pytest.mark.parametrize("text", ["cosine", "loss=1", "cosine=high"])
+@pytest.mark.parametrize("text", ["cosine", "loss=1", "cosine=high", "cosine=nan", "sqnr=inf", "cosine=1.1"])
 def test_what_is_no_bound_is_a_usage_error(text: str) -> None:
     with pytest.raises(UsageError):
         parse(text, None)
