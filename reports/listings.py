@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
+from rich.text import Text
 
 from ..exporters import plan
 from ..sources.source import KINDS
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
     from ..pipeline import Check
 
 VERDICT_STYLE = {"fits": "green", "does not fit": "red", "unknown": "yellow"}
+
+
+def _titled(name: str, rest: str) -> Text:
+    return Text.assemble((name, "bold"), f": {rest}")
 
 
 def facts_json(facts: ModelFacts) -> dict[str, Any]:
@@ -50,7 +55,7 @@ def facts_json(facts: ModelFacts) -> dict[str, Any]:
 def facts(found: ModelFacts) -> None:
     """Print what a model is."""
     console = output()
-    console.print(f"[bold]{found.name}[/bold]: {found.architecture}, {KINDS.get(found.kind, found.kind)}")
+    console.print(_titled(found.name, f"{found.architecture}, {KINDS.get(found.kind, found.kind)}"))
     stored = ", ".join(f"{figures.size(nbytes)} {dtype}" for dtype, nbytes in found.bytes_by_dtype.items())
     console.print(
         f"{figures.count(found.parameters)} parameters in {len(found.tensors)} tensors: {stored or 'no weights'}"
@@ -76,7 +81,7 @@ def facts(found: ModelFacts) -> None:
             f"vocabulary {llm.vocab}, context {llm.context}"
         )
     for note in found.notes:
-        console.print(f"! {note}", style="yellow", markup=False)
+        console.print(f"! {note}", style="yellow")
 
 
 def _shape(port: IoFact) -> str:
@@ -102,12 +107,10 @@ def check(checked: Any) -> None:
     console = output()
     verdict = checked.verdict
     style = VERDICT_STYLE[verdict.verdict]
-    console.print(
-        f"{checked.source.name} → {checked.target.name} {checked.scheme.name} on {checked.device.title}: "
-        f"[bold {style}]{verdict.verdict}[/]"
-    )
+    asked = f"{checked.source.name} → {checked.target.name} {checked.scheme.name} on {checked.device.title}: "
+    console.print(Text.assemble(asked, (verdict.verdict, f"bold {style}")))
     if verdict.reason:
-        console.print(verdict.reason, markup=False)
+        console.print(verdict.reason)
     table = Table("term", "value", "formula")
     table.columns[1].justify = "right"
     for term in verdict.terms:
@@ -119,11 +122,11 @@ def check(checked: Any) -> None:
     if registry.exporter_available(checked.target):
         needs_data = checked.scheme.calibration == "required"
         for stage in plan.make_plan(checked.target, checked.scheme, calibrated=needs_data).stages:
-            console.print(f"· {stage.name}: {stage.reason}", markup=False)
+            console.print(f"· {stage.name}: {stage.reason}")
     if checked.conversion_bytes:
         console.print(f"converting takes about {figures.size(checked.conversion_bytes)} of memory here")
     for basis in verdict.basis:
-        console.print(basis, style="dim", markup=False)
+        console.print(basis, style="dim")
     if verdict.alternatives:
         alternatives(verdict.alternatives)
 
@@ -154,7 +157,7 @@ def targets(found: Iterable[Target]) -> None:
 def target(found: Target) -> None:
     """Print one target with its schemes."""
     console = output()
-    console.print(f"[bold]{found.name}[/bold]: {found.title}; {found.format} by runtime {found.runtime}")
+    console.print(_titled(found.name, f"{found.title}; {found.format} by runtime {found.runtime}"))
     console.print(f"takes: {', '.join(found.sources)}; default device {found.default_device}")
     table = Table("scheme", "what it is", "bits a weight", "activations", "calibration")
     for scheme in found.schemes.values():
@@ -187,7 +190,7 @@ def matrix(found: Iterable[Target]) -> None:
     console.print(table)
     console.print("yes: converts; check: feasibility only in this version; –: refused, because:")
     for reason in reasons:
-        console.print(reason, markup=False)
+        console.print(reason)
 
 
 def device_json(device: Device) -> dict[str, Any]:
@@ -215,7 +218,7 @@ def devices(found: Iterable[Device]) -> None:
 def device(found: Device) -> None:
     """Print every figure of one device with its basis."""
     console = output()
-    console.print(f"[bold]{found.name}[/bold]: {found.title} ({found.device_class})")
+    console.print(_titled(found.name, f"{found.title} ({found.device_class})"))
     table = Table("figure", "value", "basis")
     rows = [
         ("memory_bytes", figures.size(found.memory_bytes)),
@@ -228,9 +231,9 @@ def device(found: Device) -> None:
         table.add_row(key, value, "estimate" if found.is_estimate(key) else "published")
     console.print(table)
     for source in found.sources:
-        console.print(source, markup=False)
+        console.print(source)
     if found.note:
-        console.print(found.note, markup=False)
+        console.print(found.note)
 
 
 def _rate(value: float | None) -> str:

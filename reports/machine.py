@@ -69,4 +69,4 @@ def show(found: dict[str, Any]) -> None:
         table.add_row(part, "no" if part in wanting else "yes", shown)
     console.print(table)
     for part in wanting:
-        console.print(f"for {part}: pip install 'modelport[{part}]'", markup=False)
+        console.print(f"for {part}: pip install 'modelport[{part}]'")

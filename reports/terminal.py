@@ -23,12 +23,12 @@ from . import figures
 
 def output() -> Console:
     """The console for results: standard output."""
-    return Console(highlight=False)
+    return Console(highlight=False, markup=False)
 
 
 def errors() -> Console:
     """The console for progress: standard error, so that results can be piped."""
-    return Console(stderr=True, highlight=False)
+    return Console(stderr=True, highlight=False, markup=False)
 
 
 class Bars:
@@ -37,7 +37,7 @@ class Bars:
     def __init__(self, console: Console) -> None:
         self._progress = Progress(
             SpinnerColumn(finished_text="✓"),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
@@ -120,7 +120,7 @@ def fidelity(console: Console, manifest: Mapping[str, Any]) -> None:
         console.print("fidelity: not checked, no runner here opens this format", style="yellow")
         return
     what = "held-out samples" if manifest["calibration"]["given"] else "random inputs (no data was given)"
-    console.print(f"fidelity on {fidelity_figures['samples']} {what}:", highlight=False)
+    console.print(f"fidelity on {fidelity_figures['samples']} {what}:", highlight=False, markup=False)
     for name, sentence in figures.fidelity_lines(fidelity_figures):
         console.print(Text(f"  {name}: {sentence}"))
     if manifest["audit"]:

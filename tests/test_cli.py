@@ -11,6 +11,21 @@ import pytest
 from click.testing import CliRunner
 
 from modelport import cli
+from wire import field, number
+
+
+@pytest.fixture
+def minimal_onnx(tmp_path: Path) -> Path:
+    """An ONNX file of one MatMul, written byte by byte."""
+    shape = field(1, number(1, 1)) + field(1, number(1, 3))
+    given = field(1, "x") + field(2, field(1, number(1, 1) + field(2, shape)))
+    made = field(1, "y") + field(2, field(1, number(1, 1) + field(2, shape)))
+    weight = number(1, 3) + number(1, 3) + number(2, 1) + field(8, "w") + field(9, bytes(36))
+    node = field(1, "x") + field(1, "w") + field(2, "y") + field(3, "product") + field(4, "MatMul")
+    graph = field(1, node) + field(2, "g") + field(5, weight) + field(11, given) + field(12, made)
+    path = tmp_path / "m.onnx"
+    path.write_bytes(number(1, 10) + field(8, number(2, 21)) + field(7, graph))
+    return path
 
 
 def run(*words: str) -> tuple[int, str, str]:
@@ -23,7 +38,7 @@ def test_help_documents_every_exit_code() -> None:
     code, out, _ = run("convert", "--help")
     assert code == 0
     text = " ".join(out.split())
-    for number in (
+    for listed in (
         "0 done",
         "2 wrong usage",
         "3 does not fit",
@@ -32,7 +47,7 @@ def test_help_documents_every_exit_code() -> None:
         "6 conversion",
         "7 fid",
     ):
-        assert number in text
+        assert listed in text
 
 
 def test_a_typo_in_the_target_offers_the_closest(tmp_path: Path) -> None:
@@ -78,6 +93,22 @@ def test_a_wrong_value_names_its_option(tmp_path: Path, option: str, value: str)
     code, _, err = run("convert", str(tmp_path), "--target", "android", option, value)
     assert code == 2
     assert option in err
+
+
+def test_a_wrong_budget_is_said_before_any_work(minimal_onnx: Path) -> None:
+    code, _, err = run(
+        "convert", str(minimal_onnx), "--target", "server-cpu", "--quant", "fp32", "--budget", "x=1"
+    )
+    assert (code, "--budget" in err) == (2, True)
+    assert list(minimal_onnx.parent.iterdir()) == [minimal_onnx]
+
+
+def test_names_with_brackets_are_shown_as_they_are(minimal_onnx: Path) -> None:
+    named = minimal_onnx.rename(minimal_onnx.with_name("a[red]b.onnx"))
+    for words in (("inspect", str(named)), ("check", str(named), "--target", "server-cpu")):
+        code, out, _ = run(*words)
+        assert code == 0
+        assert "a[red]b" in out
 
 
 def test_targets_and_devices_are_listed() -> None:
