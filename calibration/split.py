@@ -23,7 +23,7 @@ def split(digests: list[bytes], held_out: int | None, seed: int, data: str) -> t
         groups.setdefault(digest, []).append(index)
     if len(groups) < 2:
         raise UsageError(
-            f"{len(digests)} samples, of which {len(groups)} differ" if digests else "there are no samples",
+            _too_few(len(digests)),
             where=data,
             mend="Give at least two different samples: one calibrates, one verifies",
         )
@@ -39,3 +39,9 @@ def split(digests: list[bytes], held_out: int | None, seed: int, data: str) -> t
     held = [groups[digest][0] for digest in drawn[:wanted]]
     kept = [index for digest in drawn[wanted:] for index in groups[digest]]
     return kept, held
+
+
+def _too_few(count: int) -> str:
+    if count < 2:
+        return "there is only one sample" if count else "there are no samples"
+    return f"all {count} samples are the same"

@@ -30,8 +30,9 @@ def reference(job: Job, progress: Progress) -> Outcome:
 
     Keys are "<sample index>|<output name>". Data: source_latency_ms {p50, p90} on this host.
     """
-    model = load_reference(job.source_kind, Path(job.source_path), job.options)
     held_out = SampleSet.open(Path(str(job.samples)) / "held_out")
+    progress("run the source", 0, held_out.count)
+    model = load_reference(job.source_kind, Path(job.source_path), job.options)
     saved: dict[str, np.ndarray[Any, Any]] = {}
     first: Feeds = {}
     for index, feed in enumerate(held_out.feeds(trim=bool(job.options["source_free_sequence"]))):

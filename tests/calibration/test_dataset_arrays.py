@@ -77,7 +77,7 @@ def test_copies_never_stand_on_both_sides(tmp_path: Path, numbers: list[int], se
     np.save(tmp_path / f"{name}.npy", np.array(numbers, np.float32)[:, None])
     inputs = (IoFact("x", "float32", (None, 1)),)
     if len(set(numbers)) < 2:
-        with pytest.raises(UsageError, match="of which 1 differ"):
+        with pytest.raises(UsageError, match=r"are the same|only one sample"):
             prepare(f"{name}.npy", inputs, tmp_path / name, root=tmp_path, seed=seed)
         return
     prepare(f"{name}.npy", inputs, tmp_path / name, root=tmp_path, seed=seed)
