@@ -120,7 +120,7 @@ def fidelity(console: Console, manifest: Mapping[str, Any]) -> None:
         console.print("fidelity: not checked, no runner here opens this format", style="yellow")
         return
     what = "held-out samples" if manifest["calibration"]["given"] else "random inputs (no data was given)"
-    console.print(f"fidelity on {fidelity_figures['samples']} {what}:", highlight=False, markup=False)
+    console.print(f"fidelity on {fidelity_figures['samples']} {what}:")
     for name, sentence in figures.fidelity_lines(fidelity_figures):
         console.print(Text(f"  {name}: {sentence}"))
     if manifest["audit"]:

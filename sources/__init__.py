@@ -82,6 +82,12 @@ def _seen_in_folder(path: Path) -> tuple[str, str]:
         return "config.json stands here without model.safetensors", "Download the weights as well"
     if any(name.endswith(".safetensors") for name in names):
         return "weights stand here without config.json", "Put the model's config.json beside them"
+    inside = [name for name in names if name.endswith((".pt2", ".onnx", ".keras"))]
+    if inside:
+        return (
+            f"the folder is no model by itself; it holds {', '.join(inside[:5])}",
+            f"Name {path / inside[0]}",
+        )
     shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
     return f"no model is recognised in this folder ({shown or 'it is empty'})", ""
 

@@ -123,9 +123,8 @@ def _keras(path: Path) -> TensorflowModel:
     try:
         model = keras.models.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # Keras raises whatever a layer's own code met
-        first = str(error).strip().splitlines()
         raise SourceUnreadable(
-            f"Keras {keras.__version__} cannot load it: {first[0] if first else type(error).__name__}",
+            f"Keras {keras.__version__} cannot load it: {_first_line(error)}",
             where=str(path),
             mend="Save it again with model.save of this Keras version",
         ) from error
@@ -150,6 +149,12 @@ def _keras(path: Path) -> TensorflowModel:
         dtypes=tuple(str(tensor.dtype) for tensor in model.inputs),
         keep=model,
     )
+
+
+def _first_line(error: Exception) -> str:
+    """What an error says before it goes into detail; headings such as "Graph execution error:" say nothing."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    return next((line for line in lines if line and not line.endswith(":")), type(error).__name__)[:400]
 
 
 def _layer_name(tensor: Any) -> str:
@@ -244,9 +249,8 @@ def _first_generation(path: Path, options: Mapping[str, Any]) -> TensorflowModel
     except UsageError:
         raise
     except Exception as error:  # both loaders gave up
-        first = str(error).strip().splitlines()
         raise SourceUnreadable(
-            f"TensorFlow {tf.__version__} cannot load it: {first[0] if first else type(error).__name__}",
+            f"TensorFlow {tf.__version__} cannot load it: {_first_line(error)}",
             where=str(path),
             mend="Save it again with this TensorFlow version",
         ) from error

@@ -103,3 +103,10 @@ def test_asking_for_formats_imports_no_framework(tmp_path: Path) -> None:
         [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_a_folder_around_a_model_file_names_the_file(tmp_path: Path) -> None:
+    (tmp_path / "net.onnx").write_bytes(b"x")
+    with pytest.raises(SourceUnreadable) as caught:
+        sources.open_source(tmp_path)
+    assert caught.value.mend == f"Name {tmp_path / 'net.onnx'}"
