@@ -10,7 +10,8 @@ import pytest
 
 from modelport.calibration.samples import write_set
 from modelport.verification.audit import audit
-from onnxruntime_jobs import compare, export, quantize, text
+from modelport.verification.runners import load
+from onnxruntime_jobs import compare, cosine, export, quantize, text
 
 pytestmark = pytest.mark.slow
 onnx = pytest.importorskip("onnx")
@@ -101,3 +102,34 @@ def test_padding_is_cut_off_before_ranges_are_taken(float_files: dict[str, Path]
         export("onnx", folder / "bert-fp32" / "model.onnx", "int8", tmp_path / f"{name}-out", tmp_path / name)
     files = [(tmp_path / f"{name}-out" / "model.onnx").read_bytes() for name in ("other", "one")]
     assert files[0] == files[1]
+
+
+def test_a_relu_that_is_given_out_stays_a_relu(tmp_path: Path) -> None:
+    # ONNX Runtime's quantizer leaves it out, since quantizing clips as it does; freed of that, it would be lost.
+    helper, rng = onnx.helper, np.random.default_rng(0)
+    weights = [
+        onnx.numpy_helper.from_array(rng.normal(size=shape).astype(np.float32), name)
+        for name, shape in (("a", (16, 32)), ("b", (32, 10)))
+    ]
+    nodes = [
+        helper.make_node("Gemm", ["x", "a"], ["hidden"], "first"),
+        helper.make_node("Relu", ["hidden"], ["features"], "relu"),
+        helper.make_node("Gemm", ["features", "b"], ["logits"], "second"),
+    ]
+    ports = [
+        helper.make_tensor_value_info(name, 1, [1, size])
+        for name, size in (("x", 16), ("features", 32), ("logits", 10))
+    ]
+    graph = helper.make_graph(nodes, "g", ports[:1], ports[1:], weights)
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10),
+        tmp_path / "net.onnx",
+    )
+    write_set(tmp_path / "samples" / "calibration", {"x": rng.normal(size=(64, 16)).astype(np.float32)})
+    done = export("onnx", tmp_path / "net.onnx", "int8", tmp_path / "out", tmp_path / "samples")
+    source, made = load(tmp_path / "net.onnx", "onnx"), load(tmp_path / "out" / done.files[0], "onnx")
+    assert source is not None
+    assert made is not None
+    x = {"x": rng.normal(size=(1, 16)).astype(np.float32)}
+    for name, expected in source.run(x).items():
+        assert cosine(expected, made.run(x)[name]) > 0.995

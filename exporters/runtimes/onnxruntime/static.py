@@ -39,8 +39,10 @@ def quantize(job: Job, model: onnx.ModelProto, progress: Progress) -> tuple[onnx
         )
     observer = str(job.options.get("observer") or "minmax")
     ranges = observe(model, _activations(model, nodes), samples, observer, work, progress)
+    # The quantizer leaves a Relu out where quantizing clips as it does: such a result must stay quantized.
+    products = {name for node in nodes if node.op_type in ("MatMul", "Gemm") for name in node.output}
     quantized = _insert(model, nodes, ranges, keep_results=mixed)
-    _free_outputs(quantized)
+    _free_outputs(quantized, products)
     tables = rewrite.int8_tables(quantized)
     return quantized, tuple(_notes(mixed, prefers_dynamic, tables, observer, samples.count))
 
@@ -101,13 +103,13 @@ def _insert(
     return quantizer.model.model
 
 
-def _free_outputs(model: onnx.ModelProto) -> None:
-    """Give out results in float where the last product can: a pair of Q and DQ there only costs precision."""
+def _free_outputs(model: onnx.ModelProto, products: set[str]) -> None:
+    """Give out the results that were products' own in float: a pair of Q and DQ there only costs precision."""
     makers = {name: node for node in model.graph.node for name in node.output}
     reads = graph.readers(model)
     gone: set[str] = set()
     for output in model.graph.output:
-        widen = makers.get(output.name)
+        widen = makers.get(output.name) if output.name in products else None
         narrow = (
             makers.get(widen.input[0]) if widen is not None and widen.op_type == "DequantizeLinear" else None
         )
