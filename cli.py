@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import click
 
@@ -283,20 +285,35 @@ def _guard(work: Callable[[], int | None], *, as_json: bool, debug: bool) -> Non
     except KeyboardInterrupt:
         _print_error(130, {"fact": "interrupted; nothing was published", "where": "", "mend": ""}, as_json)
         sys.exit(130)
-    except Exception as error:
-        if debug:
-            raise
-        fact = f"a bug of modelport: {type(error).__name__}: {error}"
+    except OSError as error:
+        if error.errno not in (errno.EPIPE, errno.ENOSPC, errno.EIO):
+            _report_bug(error, as_json=as_json, debug=debug)
+        # The reader of our output has gone, or its disk is full; what was published stays.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         _print_error(
-            6, {"fact": fact, "where": "", "mend": "Run it again with --debug and report it"}, as_json
+            2, {"fact": f"cannot write the output: {error.strerror}", "where": "", "mend": ""}, False
         )
-        sys.exit(6)
+        sys.exit(2)
+    except Exception as error:
+        _report_bug(error, as_json=as_json, debug=debug)
+
+
+def _report_bug(error: Exception, *, as_json: bool, debug: bool) -> NoReturn:
+    if debug:
+        raise error
+    fact = f"a bug of modelport: {type(error).__name__}: {error}"
+    _print_error(6, {"fact": fact, "where": "", "mend": "Run it again with --debug and report it"}, as_json)
+    sys.exit(6)
 
 
 def _print_error(code: int, parts: Mapping[str, str], as_json: bool) -> None:
     if as_json:
         _print_json({"event": "error", "exit_code": code, **parts})
         return
+    # Names out of a model may hold escape sequences, which a terminal would obey.
+    parts = {
+        key: "".join(c if c.isprintable() else repr(c)[1:-1] for c in part) for key, part in parts.items()
+    }
     first = f"{parts['where']}: {parts['fact']}" if parts["where"] else parts["fact"]
     click.echo(click.style("error: ", fg="red", bold=True) + first, err=True)
     if parts["mend"]:

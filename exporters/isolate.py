@@ -263,10 +263,8 @@ class _Watch:
 
     def fail(self, fact: str, mend: str) -> NoReturn:
         """Raise `WorkerDied`, saying what the worker was doing."""
-        where = self.step or "starting the worker"
-        self._throw(
-            WorkerDied(fact, where=f"{where}, stage {self.progress!r}" if self.progress else where, mend=mend)
-        )
+        where = self.progress or self.step or "starting the worker"
+        self._throw(WorkerDied(fact, where=where, mend=mend))
 
     def _throw(self, error: ModelportError, trace: str = "") -> NoReturn:
         error.log = "\n".join(part for part in (self.tail.decode("utf-8", "replace").rstrip(), trace) if part)

@@ -177,7 +177,7 @@ def main(job_file: str, descriptor: int, parent: int) -> None:
             outcome = run_step(step, job, events.progress)
             events.send(event="step", name=step, outcome=json.loads(outcome.to_json()))
     except BaseException as error:
-        where = f"{step}, stage {events.stage!r}" if events.stage else step
+        where = events.stage or step
         _send_error(events, explain(error, job, where), error)
     for stream in (sys.stdout, sys.stderr):
         stream.flush()

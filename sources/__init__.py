@@ -53,8 +53,18 @@ def inspect(source: Source, *, sequence: int = 128, signature: str | None = None
         module = _format(name)
         if source.kind == module.KIND:
             facts: ModelFacts = module.inspect(source, sequence=sequence, **named)
+            _refuse_control_characters(facts, source)
             return facts
     raise SourceUnreadable(f"unknown kind of source {source.kind!r}", where=str(source.path))
+
+
+def _refuse_control_characters(facts: ModelFacts, source: Source) -> None:
+    """Names are printed, and a terminal obeys the escape sequences in them."""
+    for name in (*(port.name for port in (*facts.inputs, *facts.outputs)), *(op.kind for op in facts.ops)):
+        if not name.isprintable():
+            raise SourceUnreadable(
+                f"the name {name!r} holds control characters", where=str(source.path), mend="Rename it"
+            )
 
 
 def _format(name: str) -> ModuleType:

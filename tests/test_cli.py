@@ -144,3 +144,20 @@ def test_the_installed_commands_start() -> None:
         command = Path(sys.executable).with_name(name)
         done = subprocess.run([str(command), "--help"], capture_output=True, text=True, check=True)
         assert done.stdout.startswith(f"Usage: {name}")
+
+
+def test_escape_sequences_in_names_do_not_reach_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    cli._print_error(4, {"fact": "bad \x1b[2J name\n", "where": "", "mend": ""}, False)
+    shown = capsys.readouterr().err
+    assert "\x1b[2J" not in shown
+    assert "\\x1b[2J" in shown
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_output_that_cannot_be_written_is_said() -> None:
+    command = Path(sys.executable).with_name("modelport")
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run([str(command), "targets"], stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 2
+    assert "cannot write the output" in done.stderr
+    assert "bug" not in done.stderr
