@@ -90,12 +90,12 @@ def default_sequence(source: Source) -> int:
 def convert(request: Request, on_progress: OnProgress | None = None) -> Conversion:
     """Steps 1 to 8; publishes the output folder or raises one of `targets.errors` and leaves nothing."""
     checked = check(request)
+    chosen = plan.make_plan(checked.target, checked.scheme, calibrated=request.calibration is not None)
     _require_read(request, checked)
     if not request.force:
         _require_fit(checked, request.memory_limit)
     _require_data(request, checked.scheme)
     allowed = budget.parse(request.budget, checked.scheme.min_cosine)
-    chosen = plan.make_plan(checked.target, checked.scheme, calibrated=request.calibration is not None)
     out = request.out or Path(f"{checked.source.name}-{checked.target.name}-{checked.scheme.name}")
     with staging.Staging(out, overwrite=request.overwrite, need_bytes=2 * checked.source.nbytes) as stage:
         job = _job(request, checked, chosen, stage)

@@ -192,12 +192,13 @@ def _compare(
 def _basis(case: Case) -> tuple[str, ...]:
     """What the figures rest on, in sentences."""
     device = case.device
-    said = [f"{name} taken as {value}" for name, value in case.facts.assumed.items()]
-    if case.facts.llm:
-        said.append(
+    if not case.facts.llm:
+        said = [f"{name} taken as {value}" for name, value in case.facts.assumed.items()]
+    else:
+        said = [
             f"batch {case.batch}, context {case.context}: a prompt of {case.prompt} tokens"
             f" and {case.generated} generated ones"
-        )
+        ]
         if case.context > case.facts.llm.context:
             said.append(f"the model was made for {case.facts.llm.context} tokens, fewer than this context")
         if case.counts.experts:
