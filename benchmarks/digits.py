@@ -13,6 +13,7 @@ from bar import close
 
 import modelport
 from modelport.exporters.job import Port
+from modelport.exporters.ports import to_artifact
 from modelport.verification import runners
 from modelport.verification.fidelity import sqnr_db
 
@@ -32,13 +33,12 @@ def logits(
     """The artifact's outputs for images (n, 1, 8, 8): shape (n, 10)."""
     runner = runners.load(folder / manifest["artifact"], manifest["format"])
     assert runner is not None
-    (port,) = (Port(**{**raw, "permutation": tuple(raw["permutation"])}) for raw in manifest["io"]["inputs"])
+    ports = Port.read(manifest["io"]["inputs"])
     output = manifest["io"]["outputs"][0]["artifact"]
     outputs = []
     for image in images:
         feed = image[None].transpose(0, 2, 3, 1) if nhwc else image[None]
-        feed = feed.transpose(port.permutation) if port.permutation else feed
-        outputs.append(runner.run({port.artifact: feed})[output])
+        outputs.append(runner.run(to_artifact({ports[0].source: feed}, ports))[output])
     return np.concatenate(outputs)
 
 

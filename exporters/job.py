@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +23,11 @@ class Port:
     source: str
     artifact: str
     permutation: tuple[int, ...] = ()
+
+    @classmethod
+    def read(cls, raw: Iterable[Mapping[str, Any]]) -> tuple[Port, ...]:
+        """Ports as JSON gives them: a list of objects."""
+        return tuple(cls(port["source"], port["artifact"], tuple(port["permutation"])) for port in raw)
 
 
 @dataclass(frozen=True)
@@ -78,7 +83,5 @@ class Outcome:
         """The outcome that `to_json` wrote."""
         raw = json.loads(text)
         for side in ("inputs", "outputs"):
-            raw[side] = tuple(
-                Port(**{**port, "permutation": tuple(port["permutation"])}) for port in raw[side]
-            )
+            raw[side] = Port.read(raw[side])
         return cls(**{**raw, "files": tuple(raw["files"]), "notes": tuple(raw["notes"])})

@@ -16,6 +16,7 @@ import numpy as np
 
 from ..calibration.samples import SampleSet
 from ..exporters.job import Job, Outcome, Port, Progress
+from ..exporters.ports import to_artifact, to_source
 from ..sources.loading.reference import load_reference
 from ..targets.errors import ConversionFailed
 from . import audit, runners
@@ -76,31 +77,9 @@ def compare(job: Job, progress: Progress) -> Outcome:
     return Outcome(data=data)
 
 
-def _ports(raw: list[dict[str, Any]]) -> tuple[Port, ...]:
-    return tuple(Port(**{**port, "permutation": tuple(port["permutation"])}) for port in raw)
-
-
-def to_artifact(feed: Feeds, ports: tuple[Port, ...]) -> dict[str, np.ndarray[Any, Any]]:
-    """A feed by source names and layout as one by the artifact's."""
-    return {
-        p.artifact: feed[p.source].transpose(p.permutation) if p.permutation else feed[p.source]
-        for p in ports
-    }
-
-
-def to_source(outputs: Feeds, ports: tuple[Port, ...]) -> dict[str, np.ndarray[Any, Any]]:
-    """Outputs by artifact names and layout as ones by the source's."""
-    return {
-        p.source: outputs[p.artifact].transpose(np.argsort(p.permutation))
-        if p.permutation
-        else outputs[p.artifact]
-        for p in ports
-    }
-
-
 def _fidelity(job: Job, runner: runners.Runner, progress: Progress) -> dict[str, Any]:
     held_out = SampleSet.open(Path(str(job.samples)) / "held_out")
-    inputs, outputs = _ports(job.options["input_ports"]), _ports(job.options["output_ports"])
+    inputs, outputs = Port.read(job.options["input_ports"]), Port.read(job.options["output_ports"])
     references: dict[str, list[np.ndarray[Any, Any]]] = {port.source: [] for port in outputs}
     actuals: dict[str, list[np.ndarray[Any, Any]]] = {port.source: [] for port in outputs}
     with np.load(Path(str(job.options["reference"])), allow_pickle=False) as saved:

@@ -10,11 +10,11 @@ import numpy as np
 
 from modelport.calibration.samples import write_set
 from modelport.exporters.job import Job, Outcome
+from modelport.exporters.ports import to_artifact, to_source
 from modelport.exporters.runtimes import litert
 from modelport.sources.loading.reference import load_reference
 from modelport.verification import runners
 from modelport.verification.fidelity import compare_output
-from modelport.verification.steps import to_artifact, to_source
 
 Arrays = Mapping[str, np.ndarray[Any, Any]]
 

@@ -11,6 +11,7 @@ from typing import Any
 from ....calibration.samples import SampleSet
 from ....targets.errors import ConversionFailed, Unsupported, UsageError
 from ...job import Job, Progress
+from ...ports import to_artifact
 from . import embedding, flatbuffer, ranges, recipes
 from .convert import FloatModel
 from .flatbuffer import Graph, Op
@@ -90,7 +91,7 @@ def _static(
     def feeds() -> Iterable[dict[str, Any]]:
         for index, feed in enumerate(samples.feeds()):
             progress("calibrate", index, samples.count)
-            yield ranges.to_artifact(feed, source.inputs)
+            yield to_artifact(feed, source.inputs)
 
     wanted = recipes.observed_tensors(graph, recipes.static_plan(graph))
     seen = ranges.collect(data, graph, wanted, feeds(), observer)

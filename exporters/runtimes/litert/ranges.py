@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from ....calibration import observers
 from ....calibration.observers import MinMax
 from ....targets.errors import ConversionFailed
-from ...job import Port
 from .flatbuffer import SIGNATURE, Graph
 
 if TYPE_CHECKING:
@@ -116,16 +115,6 @@ def _without_sentinels(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         inside: np.ndarray[Any, Any] = values[np.abs(values) < SENTINEL]
         return inside if inside.size else np.zeros(1, np.float32)
     return values
-
-
-def to_artifact(feed: Feed, ports: tuple[Port, ...]) -> dict[str, Any]:
-    """A feed by the source's names and layout as one by the artifact's."""
-    return {
-        port.artifact: feed[port.source].transpose(port.permutation)
-        if port.permutation
-        else feed[port.source]
-        for port in ports
-    }
 
 
 def statistics_by_name(graph: Graph, ranges: Mapping[int, Range]) -> dict[str, dict[str, Any]]:
