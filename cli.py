@@ -234,11 +234,11 @@ def finish(bundle: Path, *, as_json: bool, quiet: bool, debug: bool) -> None:
     def work() -> None:
         from . import recheck
 
-        state = recheck.finish(bundle)
+        done = recheck.finish(bundle)
         if as_json:
-            _print_json(state)
+            _print_json(done)
         elif not quiet:
-            click.echo(state["message"])
+            click.echo(f"{bundle} is {done['state']}: {done['artifact']}")
 
     _guard(work, as_json=as_json, debug=debug)
 

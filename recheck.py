@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from . import sources
-from .exporters import isolate, plan
+from .exporters import isolate, plan, staging
 from .exporters.job import Job
 from .reports import manifest, record
 from .targets import registry
-from .targets.errors import FidelityBelowBudget, SourceUnreadable, Unsupported, UsageError
+from .targets.errors import FidelityBelowBudget, SourceUnreadable, UsageError
 from .verification import budget as budgets
 
 OnProgress = Callable[[str, int, int], None]
@@ -47,15 +48,14 @@ def verify(
         raise UsageError(
             "no samples were kept in this folder", where=str(folder), mend="Convert without --no-samples"
         )
-    target = registry.find_target(found["target"])
-    scheme = target.scheme(found["quant"])
-    allowed = budgets.parse(budget, scheme.min_cosine)
+    asked = found["scheme"]
+    allowed = budgets.parse(budget, asked["min_cosine"])
     with tempfile.TemporaryDirectory(prefix="modelport-verify-") as scratch:
         job = _job(folder.resolve(), Path(scratch), found, source)
         done = isolate.run(job, on_progress=on_progress)
     compared = done[plan.COMPARE].data
     found["fidelity"] = compared["fidelity"]
-    found["audit"] = record.audit_entry(compared["audit"], scheme.weights, scheme.compute)
+    found["audit"] = record.audit_entry(compared["audit"], asked["weights"], asked["compute"])
     found["measured"] = {**found["measured"], "latency_ms": compared["latency_ms"]}
     missed = allowed.missed(found["fidelity"]["outputs"]) if found["fidelity"] else ()
     if missed:
@@ -95,27 +95,26 @@ def _job(folder: Path, scratch: Path, found: dict[str, Any], source: Path | None
     )
 
 
-def finish(bundle: Path) -> dict[str, Any]:
-    """Complete a bundle whose state is "awaiting ..." with its runtime's `finish` step.
+def finish(bundle: Path, *, on_progress: OnProgress | None = None) -> dict[str, Any]:
+    """Complete a bundle whose state is "awaiting ..." with its runtime's `finish(job, progress)` step.
 
-    Returns {"state", "message"}. Raises Unsupported where this runtime has no such step, and whatever that
+    The step finds the bundle's files in `job.staging`, a copy that replaces the bundle by one rename when all
+    went well. Returns the manifest. Raises Unsupported where the runtime has no such step, and whatever that
     step raises (as on a machine without the GPU that the bundle waits for).
     """
     found = manifest.read(bundle)
     if found["state"] == "done":
-        return {"state": "done", "message": f"{bundle} is done: there is nothing to finish"}
+        return found
     problems = manifest.check_hashes(bundle, found)
     if problems:
-        raise SourceUnreadable("; ".join(problems), where=str(bundle))
+        raise SourceUnreadable("; ".join(problems), where=str(bundle), mend="Copy the bundle here once more")
     step = f"{registry.runtime_module(found['runtime'])}:finish"
-    with tempfile.TemporaryDirectory(prefix="modelport-finish-") as scratch:
-        job = dataclasses.replace(_job(bundle.resolve(), Path(scratch), found, None), steps=(step,))
-        try:
-            outcome = isolate.run(job)[step]
-        except Unsupported as error:
-            raise Unsupported(f"{found['runtime']} bundles cannot be finished by this version") from error
-    found["state"] = "done"
-    found["measured"] = {**found["measured"], **outcome.data}
-    found["files"] = manifest.file_entries(bundle)
-    manifest.write(bundle, found)
-    return {"state": "done", "message": f"finished {bundle}"}
+    with staging.Staging(
+        bundle, overwrite=True, need_bytes=2 * sum(f["bytes"] for f in found["files"])
+    ) as stage:
+        shutil.copytree(bundle, stage.content, dirs_exist_ok=True)
+        job = dataclasses.replace(_job(stage.content, stage.work, found, None), steps=(step,))
+        outcome = isolate.run(job, on_progress=on_progress)[step]
+        record.finish_into(stage.content, found, outcome)
+        stage.publish()
+    return manifest.read(bundle)

@@ -23,6 +23,7 @@ FORMS: Mapping[str, type | tuple[type, ...]] = {
     "source": dict,
     "target": str,
     "quant": str,
+    "scheme": dict,
     "runtime": str,
     "format": str,
     "artifact": str,

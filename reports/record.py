@@ -40,7 +40,7 @@ def build(
     warnings = [*prepared.data["warnings"], *(audited["warnings"] if audited else ())]
     return {
         "schema": manifest.SCHEMA,
-        "state": "done",
+        "state": exported.data.get("state", "done"),
         "command": list(request.command),
         "modelport": __version__,
         "versions": loaded.data["versions"],
@@ -57,6 +57,7 @@ def build(
         "target": checked.target.name,
         "device": checked.device.name,
         "quant": checked.scheme.name,
+        "scheme": dataclasses.asdict(checked.scheme),
         "runtime": checked.target.runtime,
         "format": checked.target.format,
         "artifact": exported.files[0],
@@ -121,6 +122,18 @@ def publish_into(folder: Path, job: Job, written: dict[str, Any], *, keep_sample
     """Put samples, report and manifest beside the artifact; adds `files` to the manifest."""
     if keep_samples:
         written["kept_samples"] = keep(job, folder / KEPT)
+    html.write(folder, written)
+    written["files"] = manifest.file_entries(folder)
+    manifest.write(folder, written)
+
+
+def finish_into(folder: Path, written: dict[str, Any], outcome: Outcome) -> None:
+    """Rewrite manifest and report in `folder` after a bundle's last step; its files are the artifact now."""
+    written["state"] = "done"
+    if outcome.files:
+        written["artifact"] = outcome.files[0]
+    written["measured"] = {**written["measured"], **outcome.data}
+    written["notes"] = [*written["notes"], *outcome.notes]
     html.write(folder, written)
     written["files"] = manifest.file_entries(folder)
     manifest.write(folder, written)

@@ -57,3 +57,20 @@ def test_its_exporter_converts_and_the_result_is_verified(
     (figures,) = manifest["fidelity"]["outputs"].values()
     assert figures["cosine"] > 0.9999
     assert manifest["audit"]["weight_bytes"]["float32"] > 100_000
+
+
+def test_a_bundle_is_not_done_until_it_is_finished(
+    installed: dict[str, str], digits: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    words = ("--target", "browser", "--quant", "bundle", "--out", str(out))
+    assert modelport(installed, "convert", str(digits / "digits.pt2"), *words).returncode == 0
+    assert json.loads((out / "manifest.json").read_text())["state"] == "awaiting a browser"
+    assert modelport(installed, "verify", str(out)).returncode == 2
+    finished = modelport(installed, "finish", str(out))
+    assert finished.returncode == 0, finished.stderr
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert (manifest["state"], manifest["artifact"]) == ("done", "optimized.onnx")
+    assert "finished by a plug-in" in manifest["notes"]
+    assert modelport(installed, "verify", str(out)).returncode == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
