@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import tempfile
@@ -19,8 +18,8 @@ RATIO = 1.25
 RUNS = 3
 
 
-def timed(*command: str | Path) -> float:
-    """Seconds of one run; its output is shown only when it fails."""
+def timed(folder: Path, *command: str | Path) -> float:
+    """Seconds of one run in `folder`, where libraries leave files; its output is shown only when it fails."""
     start = time.perf_counter()
     done = subprocess.run(
         [str(word) for word in command], capture_output=True, text=True, env=dict(os.environ)
@@ -36,9 +35,9 @@ def case(target: str, bare: str, model: Path, quant: str, data: Path, scratch: P
     found = medians(
         interleaved(
             RUNS,
-            bare=lambda: timed(sys.executable, HERE / "bare" / bare, model, data, scratch / "bare"),
+            bare=lambda: timed(scratch, sys.executable, HERE / "bare" / bare, model, data, scratch / "bare"),
             convert=lambda: timed(
-                convert, model, "--target", target, "--quant", quant, "--calibration", data,
+                scratch, convert, model, "--target", target, "--quant", quant, "--calibration", data,
                 "--out", scratch / bare, "--overwrite", "--held-out", "64", "--quiet",
             ),
         )
