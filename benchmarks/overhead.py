@@ -21,9 +21,7 @@ RUNS = 3
 def timed(folder: Path, *command: str | Path) -> float:
     """Seconds of one run in `folder`, where libraries leave files; its output is shown only when it fails."""
     start = time.perf_counter()
-    done = subprocess.run(
-        [str(word) for word in command], capture_output=True, text=True, env=dict(os.environ)
-    )
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, cwd=folder)
     if done.returncode:
         sys.exit(f"{command} failed:\n{done.stdout}\n{done.stderr}")
     return time.perf_counter() - start
