@@ -23,7 +23,7 @@ def sentences(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "argparse",
         "socket",
         "threading",
-        "zipfile",
+        "tarfile",
         "random",
         "statistics",
         "pathlib",
