@@ -135,3 +135,17 @@ def liveness(steps: Sequence[Step], inputs: Mapping[str, int], outputs: Iterable
         peak = max(peak, live)
         live -= sum(size[name] for name in dying.get(index, ()))
     return peak
+
+
+def einsum(equation: str, shapes: Sequence[Sequence[int] | None]) -> int | None:
+    """Operations of an einsum: one multiply-add per point of the index space, one addition for a single input.
+
+    None for an equation with "..." or an input whose shape is unknown or of another rank than its term.
+    """
+    terms = equation.replace(" ", "").split("->")[0]
+    sizes: dict[str, int] = {}
+    for term, shape in zip(terms.split(","), shapes, strict=True):
+        if shape is None or "." in terms or len(term) != len(shape):
+            return None
+        sizes.update(zip(term, shape, strict=True))
+    return (2 if len(shapes) > 1 else 1) * prod(sizes.values())

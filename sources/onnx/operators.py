@@ -129,14 +129,7 @@ def _matmul_nbits(node: Node, inputs: Shapes, out: Shape | None) -> int | None:
 
 
 def _einsum(node: Node, inputs: Shapes, out: Shape | None) -> int | None:
-    """A contraction costs one multiply-add per point of its index space; "..." is left unknown."""
-    equation = node.string("equation").replace(" ", "").split("->")[0]
-    sizes: dict[str, int] = {}
-    for term, shape in zip(equation.split(","), inputs, strict=True):
-        if shape is None or "." in equation or len(term) != len(shape):
-            return None
-        sizes.update(zip(term, shape, strict=True))
-    return (2 if len(inputs) > 1 else 1) * prod(sizes.values())
+    return flops.einsum(node.string("equation"), inputs)
 
 
 def _attention(node: Node, inputs: Shapes, out: Shape | None) -> int | None:

@@ -95,13 +95,7 @@ def _matmul(node: Node, inputs: Sequence[Shape | None], out: Shape | None) -> in
 
 
 def _einsum(node: Node, inputs: Sequence[Shape | None], out: Shape | None) -> int | None:
-    equation = node.text("equation").replace(" ", "").split("->")[0]
-    sizes: dict[str, int] = {}
-    for term, shape in zip(equation.split(","), inputs, strict=True):
-        if shape is None or "." in equation or len(term) != len(shape):
-            return None
-        sizes.update(zip(term, shape, strict=True))
-    return (2 if len(inputs) > 1 else 1) * prod(sizes.values())
+    return flops.einsum(node.text("equation"), inputs)
 
 
 def _pool(node: Node, inputs: Sequence[Shape | None], out: Shape | None) -> int | None:

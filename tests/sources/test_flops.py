@@ -191,3 +191,10 @@ def test_products_cost_what_torch_counts(batch: list[int], m: int, k: int, n: in
     with FlopCounterMode(display=False) as counter:
         torch.ones(left) @ torch.ones(right)
     assert flops.matmul(left, right) == counter.get_total_flops() == prod(batch) * flops.gemm(m, k, n)
+
+
+def test_an_einsum_costs_a_multiply_add_per_point_of_its_index_space() -> None:
+    assert flops.einsum("b i k, b k j -> b i j", [(2, 3, 5), (2, 5, 7)]) == 2 * 2 * 3 * 5 * 7
+    assert flops.einsum("ij->i", [(3, 4)]) == 12
+    assert flops.einsum("...ij,jk->...ik", [(2, 3, 4), (4, 5)]) is None
+    assert flops.einsum("ij,jk->ik", [(3, 4), None]) is None
