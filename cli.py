@@ -36,6 +36,7 @@ _CHOICE = (
     click.option("--context", type=int, help="Tokens of context of a language model."),
     click.option("--sequence", type=int, help="Tokens per sample where the artifact has a fixed length."),
     click.option("--signature", metavar="NAME", help="Signature of a SavedModel that has several."),
+    click.option("--kv-type", metavar="K", help="KV cache of a language model: f16, q8_0 or q4_0."),
 )
 
 
@@ -66,10 +67,17 @@ def modelport() -> None:
 )
 @click.option("--observer", metavar="O", help="Activation ranges: minmax, percentile, entropy or mse.")
 @click.option("--opset", type=int, help="ONNX operator set.")
+@click.option(
+    "--imatrix", type=click.Path(path_type=Path), metavar="FILE", help="An importance matrix made before."
+)
+@click.option("--via", metavar="T", help="f16: round bfloat16 weights to float16 before quantizing.")
+@click.option("--two-step", is_flag=True, help="Write a 16-bit file first and let llama.cpp quantize it.")
+@click.option("--requantize", is_flag=True, help="Quantize a GGUF again whose weights are low-bit already.")
+@click.option("--prompt", metavar="TEXT", help="A text for the finished language model to continue.")
 @click.option("--samples", type=int, default=320, show_default=True, help="Most samples to use.")
 @click.option("--held-out", type=int, help="Samples kept for verification; default: a fifth.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the split.")
-@click.option("--threads", type=int, default=1, show_default=True, help="Threads to measure with.")
+@click.option("--threads", type=int, help="Threads to measure with: 1, and every CPU for a language model.")
 @click.option("--budget", metavar="B", help="Loss allowed, as in cosine=0.99,sqnr=20,top1=0.5 (points).")
 @click.option("--memory-limit", metavar="SIZE", help="Most memory of a worker process, as in 8G.")
 @click.option("--timeout", type=float, metavar="SECONDS", help="Most time of a worker process.")

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import sources
+from . import jobs, sources
 from .calibration import model_files
-from .exporters import isolate, plan, staging
-from .exporters.job import Job, Outcome
+from .exporters import foresee, plan, staging
 from .reports import manifest, record
 from .request import Request
 from .sources.source import Source
@@ -43,6 +42,8 @@ class Check:
     """Memory that converting is expected to take here (an estimate)."""
     sequence: int
     """Tokens per sample, for a token model whose length is free."""
+    threads: int = 1
+    """Threads that this host is judged and measured with."""
 
 
 @dataclass(frozen=True)
@@ -57,16 +58,21 @@ class Conversion:
 def check(request: Request) -> Check:
     """Steps 1 to 4: open, inspect, choose and judge, from headers alone; imports no framework."""
     target = registry.find_target(request.target)
-    scheme = target.scheme(request.quant or target.default_quant)
-    device = registry.find_device(request.device, target)
+    language = target.verify == "language"
+    scheme = _with_kv(target, target.scheme(request.quant or target.default_quant), request.kv_type)
     source = sources.open_source(request.model)
     target.require_source(source.kind)
+    threads = request.threads or (host.cpu_count() if language else 1)
+    here = host.this_host(threads)
+    device = registry.find_device(request.device, target)
+    device = here if device.name == here.name else device
     sequence = request.sequence or default_sequence(source)
     facts = sources.inspect(source, sequence=sequence, signature=request.signature)
     plan.refuse_scheme(facts, scheme, target)
+    counted, why = foresee.sizes(source, target) if target.sizes else ({}, "")
 
     def judge(where: Device) -> feasibility.Verdict:
-        return feasibility.judge(
+        verdict = feasibility.judge(
             facts,
             target,
             where,
@@ -74,11 +80,20 @@ def check(request: Request) -> Check:
             batch=request.batch,
             context=request.context,
             sequence=request.sequence,
+            sizes=counted,
         )
+        return dataclasses.replace(verdict, basis=(*verdict.basis, why)) if why else verdict
 
     needed = round(memory.conversion_bytes(memory.count_weights(facts), target.overhead))
-    here = host.this_host(request.threads)
-    return Check(source, facts, target, device, scheme, judge(device), judge(here), needed, sequence)
+    return Check(source, facts, target, device, scheme, judge(device), judge(here), needed, sequence, threads)
+
+
+def _with_kv(target: Target, scheme: QuantScheme, kv_type: str | None) -> QuantScheme:
+    """The scheme with the KV cache's dtype that the user asked for."""
+    if kv_type is None:
+        return scheme
+    plan.refuse_unread(target, scheme, {"kv_type": kv_type})
+    return dataclasses.replace(scheme, kv={"f16": "float16"}.get(kv_type, kv_type))
 
 
 def default_sequence(source: Source) -> int:
@@ -98,80 +113,18 @@ def convert(request: Request, on_progress: OnProgress | None = None) -> Conversi
     allowed = budget.parse(request.budget, checked.scheme.min_cosine)
     out = request.out or Path(f"{checked.source.name}-{checked.target.name}-{checked.scheme.name}")
     with staging.Staging(out, overwrite=request.overwrite, need_bytes=2 * checked.source.nbytes) as stage:
-        job = _job(request, checked, chosen, stage)
-        made = isolate.run(
-            job, on_progress=on_progress, memory_limit=request.memory_limit, timeout=request.timeout
-        )
-        exported = made[chosen.export]
-        compared = verify_artifact(request, job, exported, checked.target, on_progress)
-        written = record.build(request, checked, job, made, exported, compared)
+        job = jobs.build(request, checked, chosen, stage)
+        made = jobs.run(job, chosen.workers, request, on_progress)
+        looked = jobs.run(jobs.verifying(job, made[chosen.export]), chosen.verifiers, request, on_progress)
+        written = record.build(request, checked, chosen, job, made, looked)
         _hold(request, checked, written, allowed)
         record.publish_into(stage.content, job, written, keep_samples=request.keep_samples)
         stage.publish()
     return Conversion(out, manifest.read(out), checked)
 
 
-def verify_artifact(
-    request: Request, job: Job, exported: Outcome, target: Target, on_progress: OnProgress | None
-) -> Outcome:
-    """Step 7: run and count the artifact in a process of its own, which loads only its runtime."""
-    options = {
-        **job.options,
-        "artifact": str(Path(job.staging) / exported.files[0]),
-        "format": target.format,
-        "input_ports": [dataclasses.asdict(port) for port in exported.inputs],
-        "output_ports": [dataclasses.asdict(port) for port in exported.outputs],
-    }
-    comparing = dataclasses.replace(job, steps=(plan.COMPARE,), options=options)
-    done = isolate.run(
-        comparing, on_progress=on_progress, memory_limit=request.memory_limit, timeout=request.timeout
-    )
-    return done[plan.COMPARE]
-
-
-def _job(request: Request, checked: Check, chosen: plan.Plan, stage: staging.Staging) -> Job:
-    work = stage.work
-    sequence_free = any(
-        io.shape and len(io.shape) > 1 and isinstance(io.shape[1], str) for io in checked.facts.inputs
-    )
-    return Job(
-        steps=chosen.steps,
-        source_kind=checked.source.kind,
-        source_path=str(checked.source.path),
-        target=checked.target.name,
-        runtime=checked.target.runtime,
-        quant=checked.scheme.name,
-        staging=str(stage.content),
-        work=str(work),
-        samples=str(work / "samples"),
-        options={
-            "artifact_name": checked.target.artifact,
-            "calibration": request.calibration or "random",
-            "calibrated": request.calibration is not None,
-            "held_out": request.held_out,
-            "inputs": [dataclasses.asdict(io) for io in checked.facts.inputs],
-            "layout": request.layout,
-            "observer": request.observer,
-            "opset": request.opset,
-            "reference": str(work / "reference.npz"),
-            "samples": request.samples,
-            "seed": request.seed,
-            "sequence": request.sequence
-            or (checked.facts.assumed.get("sequence", checked.sequence) if sequence_free else None),
-            "sequence_asked": request.sequence is not None,
-            "signature": request.signature,
-            "source_free_sequence": sequence_free,
-            "threads": request.threads,
-            "runtime_module": chosen.runtime_module,
-            "extra": checked.target.extra,
-            "folder": str(Path.cwd()),
-            "user_path": str(Path.cwd()) if _names_function(request.calibration) else None,
-        },
-    )
-
-
 def _require_read(request: Request, checked: Check) -> None:
-    given = {"layout": request.layout, "observer": request.observer, "opset": request.opset}
+    given = {option: getattr(request, option) for option in (*plan.READ_BY, "observer")}
     plan.refuse_unread(checked.target, checked.scheme, given)
     if request.observer is not None:
         from .calibration import observers
@@ -213,8 +166,3 @@ def _hold(request: Request, checked: Check, written: Mapping[str, Any], allowed:
         raise FidelityBelowBudget(
             "; ".join(missed), mend="Nothing was published; --keep publishes it all the same"
         )
-
-
-def _names_function(calibration: str | None) -> bool:
-    """Whether the data comes from a `module:function` of the user's, so that the worker must find it."""
-    return calibration is not None and ":" in calibration and not Path(calibration).exists()

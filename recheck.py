@@ -53,7 +53,7 @@ def verify(
     with tempfile.TemporaryDirectory(prefix="modelport-verify-") as scratch:
         job = _job(folder.resolve(), Path(scratch), found, source)
         done = isolate.run(job, on_progress=on_progress)
-    compared = done[plan.COMPARE].data
+    compared = done[_looking(found)[1]].data
     found["fidelity"] = compared["fidelity"]
     found["audit"] = record.audit_entry(compared["audit"], asked["weights"], asked["compute"])
     found["measured"] = {**found["measured"], "latency_ms": compared["latency_ms"]}
@@ -65,14 +65,15 @@ def verify(
 
 def _job(folder: Path, scratch: Path, found: dict[str, Any], source: Path | None) -> Job:
     kept, reference = folder / record.KEPT, folder / record.KEPT / "reference.npz"
-    steps: tuple[str, ...] = (plan.COMPARE,)
+    run_source, compare = _looking(found)
+    steps: tuple[str, ...] = (compare,)
     kind, path = found["source"]["kind"], found["source"]["path"]
     if source is not None:
         opened = sources.open_source(source)
         if opened.sha256() != found["source"]["sha256"]:
             raise UsageError("is not the source that was converted", where=str(source))
         kind, path = opened.kind, str(opened.path)
-        steps, reference = (plan.REFERENCE, plan.COMPARE), scratch / "reference.npz"
+        steps, reference = (run_source, compare), scratch / "reference.npz"
     return Job(
         steps=steps,
         source_kind=kind,
@@ -93,6 +94,11 @@ def _job(folder: Path, scratch: Path, found: dict[str, Any], source: Path | None
             "reference": str(reference),
         },
     )
+
+
+def _looking(found: dict[str, Any]) -> tuple[str, str]:
+    """The steps that run the source and the artifact of a published folder."""
+    return plan.LOOKING[found.get("verify", "arrays")]
 
 
 def finish(bundle: Path, *, on_progress: OnProgress | None = None) -> dict[str, Any]:

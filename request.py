@@ -9,6 +9,9 @@ from pathlib import Path
 from .targets.errors import UsageError
 
 LAYOUTS = ("nchw", "nhwc")
+VIA = ("f16",)
+KV_TYPES = ("f16", "q8_0", "q4_0")
+"""What llama.cpp keeps keys and values in (`--cache-type-k`), of those that it has fast kernels for."""
 
 
 @dataclass(frozen=True)
@@ -31,11 +34,24 @@ class Request:
     observer: str | None = None
     opset: int | None = None
     signature: str | None = None
+    imatrix: Path | None = None
+    """An importance matrix that exists already, instead of collecting one on the calibration text."""
+    via: str | None = None
+    """"f16": round 16-bit weights to float16 before they are quantized, as the two-step route does."""
+    two_step: bool = False
+    """Write the 16-bit file first, and let llama.cpp quantize it."""
+    requantize: bool = False
+    """Quantize weights again that are low-bit already."""
+    prompt: str | None = None
+    """A text that the finished language model continues."""
+    kv_type: str | None = None
+    """Dtype of the KV cache that the model is judged with."""
     samples: int = 320
     """How many samples of the data to use at the most, held-out ones included."""
     held_out: int | None = None
     seed: int = 0
-    threads: int = 1
+    threads: int | None = None
+    """Threads to judge and measure this host with; by default 1, and every CPU for a language model."""
     budget: str | None = None
     memory_limit: int | None = None
     """Bytes that a worker process may hold."""
@@ -65,6 +81,14 @@ class Request:
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise UsageError(f"{value} is not above zero", where=f"--{name.replace('_', '-')}")
+        for option, known in (("via", VIA), ("kv_type", KV_TYPES)):
+            value = getattr(self, option)
+            if value is not None and value not in known:
+                raise UsageError(
+                    f"{value!r} is not known",
+                    where=f"--{option.replace('_', '-')}",
+                    mend=f"Known: {', '.join(known)}",
+                )
         if self.layout is not None and self.layout not in LAYOUTS:
             raise UsageError(
                 f"{self.layout!r} is no layout", where="--layout", mend=f"Known: {', '.join(LAYOUTS)}"

@@ -21,21 +21,28 @@ class Stage:
 
 @dataclass(frozen=True)
 class Plan:
-    """The stages of one conversion for people, and the worker's steps that carry them out."""
+    """The stages of one conversion for people, and the workers' steps that carry them out."""
 
     stages: tuple[Stage, ...]
     runtime_module: str
     """The exporter's module, by its full name."""
-
-    @property
-    def export(self) -> str:
-        """The exporter's step."""
-        return f"{self.runtime_module}:export"
+    workers: tuple[tuple[str, ...], ...]
+    """The steps of each worker, in order; the last worker writes the artifact."""
+    export: str
+    """The step that writes the artifact."""
+    prepare: str
+    """The step that writes the samples."""
+    reference: str
+    """The step that runs the source."""
+    verifiers: tuple[tuple[str, ...], ...]
+    """The steps of each worker that looks at what was written."""
+    compare: str
+    """The last of them: it runs and counts the artifact."""
 
     @property
     def steps(self) -> tuple[str, ...]:
-        """What the worker does, in order."""
-        return (REQUIREMENTS, PREPARE, REFERENCE, self.export, VERSIONS)
+        """Every step of every worker, in order."""
+        return tuple(step for worker in (*self.workers, *self.verifiers) for step in worker)
 
 
 REQUIREMENTS = ".exporters.requirements:check"
@@ -43,6 +50,13 @@ PREPARE = ".exporters.prepare:run"
 REFERENCE = ".verification.steps:reference"
 VERSIONS = ".exporters.versions:loaded"
 COMPARE = ".verification.steps:compare"
+
+WINDOWS = ".exporters.prepare_language:run"
+LANGUAGE_REFERENCE = ".verification.language:source"
+LANGUAGE_COMPARE = ".verification.language:compare"
+
+LOOKING = {"arrays": (REFERENCE, COMPARE), "language": (LANGUAGE_REFERENCE, LANGUAGE_COMPARE)}
+"""The steps that run the source and the artifact, by a card's `verify`."""
 
 
 def refuse_scheme(facts: ModelFacts, scheme: QuantScheme, target: Target) -> None:
@@ -64,7 +78,16 @@ def refuse_scheme(facts: ModelFacts, scheme: QuantScheme, target: Target) -> Non
     )
 
 
-READ_BY: Mapping[str, tuple[str, ...]] = {"layout": ("litert",), "opset": ("onnxruntime",)}
+READ_BY: Mapping[str, tuple[str, ...]] = {
+    "layout": ("litert",),
+    "opset": ("onnxruntime",),
+    "imatrix": ("gguf",),
+    "via": ("gguf",),
+    "two_step": ("gguf",),
+    "requantize": ("gguf",),
+    "prompt": ("gguf",),
+    "kv_type": ("gguf",),
+}
 """Options that only these of modelport's own runtimes read; what a plug-in reads is not known here."""
 
 
@@ -72,27 +95,69 @@ def refuse_unread(target: Target, scheme: QuantScheme, given: Mapping[str, objec
     """Raise UsageError for an option, by name and value, that would change nothing without a word."""
     own = {runtime for readers in READ_BY.values() for runtime in readers}
     for option, runtimes in READ_BY.items():
-        if given.get(option) is not None and target.runtime in own and target.runtime not in runtimes:
+        if given.get(option) and target.runtime in own and target.runtime not in runtimes:
             raise UsageError(
-                f"{target.name} does not read it, and keeps the source's",
-                where=f"--{option}",
+                f"{target.name} does not read it",
+                where=f"--{option.replace('_', '-')}",
                 mend="Leave it out",
             )
-    if given.get("observer") is not None and scheme.calibration == "none":
+    if given.get("observer") and (scheme.calibration == "none" or target.verify == "language"):
         raise UsageError(
             f"{scheme.name} measures no activation ranges", where="--observer", mend="Leave it out"
+        )
+    if given.get("imatrix") and scheme.calibration == "none":
+        raise UsageError(
+            f"an importance matrix has no effect on {scheme.name}", where="--imatrix", mend="Leave it out"
         )
 
 
 def make_plan(target: Target, scheme: QuantScheme, *, calibrated: bool) -> Plan:
     """The plan of one conversion; raises Unsupported where this version has no exporter for the target."""
     module = registry.runtime_module(target.runtime)
+    steps = [f"{module}:{name}" for name in target.steps]
+    if target.verify == "language":
+        stages = _language_stages(target, scheme, calibrated)
+        prepare, (reference, compare) = WINDOWS, LOOKING["language"]
+        workers = _workers([prepare], steps)
+        verifiers: tuple[tuple[str, ...], ...] = ((reference,), (compare, VERSIONS))
+    else:
+        stages = _array_stages(target, scheme, calibrated)
+        prepare, (reference, compare) = PREPARE, LOOKING["arrays"]
+        workers = _workers([prepare, reference], steps)
+        verifiers = ((compare,),)
+    return Plan(stages, module, workers, steps[-1], prepare, reference, verifiers, compare)
+
+
+def _workers(before: list[str], steps: list[str]) -> tuple[tuple[str, ...], ...]:
+    """One worker for each step of the runtime; the first prepares as well, the last tells its versions."""
+    workers = [[step] for step in steps]
+    workers[0] = [REQUIREMENTS, *before, *workers[0]]
+    workers[-1] = [*workers[-1], VERSIONS]
+    return tuple(tuple(worker) for worker in workers)
+
+
+def _array_stages(target: Target, scheme: QuantScheme, calibrated: bool) -> tuple[Stage, ...]:
     data = "the user's samples" if calibrated else "seeded random inputs, since no data was given"
-    stages = (
+    return (
         Stage("prepare samples", f"{data}; held-out ones are kept for verification"),
         Stage("run the source", "reference outputs, before the exporter touches anything"),
         Stage(f"export to {target.format}", f"{scheme.title} by runtime {target.runtime!r}"),
         Stage("audit and verify", "the written file is opened again, counted, run and compared"),
         Stage("publish", "one atomic rename, with manifest.json and report.html"),
     )
-    return Plan(stages, module)
+
+
+def _language_stages(target: Target, scheme: QuantScheme, calibrated: bool) -> tuple[Stage, ...]:
+    data = "the user's text" if calibrated else "Python's own documentation, since no text was given"
+    return (
+        Stage("cut text into windows", f"{data}; held-out ones are kept for verification"),
+        Stage(
+            "write the header", "tokenizer and metadata; both tokenizers must agree before a weight is read"
+        ),
+        Stage(
+            f"export to {target.format}", f"{scheme.title} by runtime {target.runtime!r}, tensor by tensor"
+        ),
+        Stage("run the source", "log-probabilities of the held-out text, where the model fits in memory"),
+        Stage("audit and verify", "the written file is opened again, counted, run and compared"),
+        Stage("publish", "one atomic rename, with manifest.json and report.html"),
+    )

@@ -32,10 +32,12 @@ REPEATED = ("layout", "observer", "opset", "samples", "seed", "sequence", "signa
 
 
 def build(
-    request: Request, checked: Check, job: Job, made: Finished, exported: Outcome, compared: Outcome
+    request: Request, checked: Check, chosen: plan.Plan, job: Job, made: Finished, looked: Finished
 ) -> dict[str, Any]:
     """The manifest of one conversion, without its `files`; every value is JSON."""
-    prepared, referenced, loaded = made[plan.PREPARE], made[plan.REFERENCE], made[plan.VERSIONS]
+    done = {**made, **looked}
+    prepared, exported, compared = done[chosen.prepare], done[chosen.export], done[chosen.compare]
+    versions = {**looked[plan.VERSIONS].data["versions"]} if plan.VERSIONS in looked else {}
     audited = audit_entry(compared.data["audit"], checked.scheme.weights, checked.scheme.compute)
     warnings = [*prepared.data["warnings"], *(audited["warnings"] if audited else ())]
     return {
@@ -43,7 +45,7 @@ def build(
         "state": exported.data.get("state", "done"),
         "command": list(request.command),
         "modelport": __version__,
-        "versions": loaded.data["versions"],
+        "versions": {**versions, **made[plan.VERSIONS].data["versions"]},
         "source": {
             "kind": checked.source.kind,
             "path": str(request.model),
@@ -60,27 +62,31 @@ def build(
         "scheme": dataclasses.asdict(checked.scheme),
         "runtime": checked.target.runtime,
         "format": checked.target.format,
+        "verify": checked.target.verify,
         "artifact": exported.files[0],
         "io": {
             "inputs": [dataclasses.asdict(port) for port in exported.inputs],
             "outputs": [dataclasses.asdict(port) for port in exported.outputs],
             "source_free_sequence": job.options["source_free_sequence"],
         },
-        "options": {name: job.options[name] for name in REPEATED},
+        "options": {name: job.options[name] for name in REPEATED if name in job.options},
         "calibration": {**prepared.data, "given": request.calibration is not None},
         "files": [],
         "predicted": predicted_entry(checked.verdict.predicted),
         "predicted_this_host": predicted_entry(checked.host_verdict.predicted),
         "measured": {
-            "threads": request.threads,
+            "threads": checked.threads,
             "latency_ms": compared.data["latency_ms"],
             "peak_memory_bytes": compared.data["peak_memory_bytes"],
+            "speed": compared.data.get("speed"),
             "file_bytes": sum((Path(job.staging) / file).stat().st_size for file in exported.files),
-            "source_latency_ms": referenced.data["source_latency_ms"],
+            "source_latency_ms": done[chosen.reference].data.get("source_latency_ms"),
             "conversion_seconds": round(made.seconds, 3),
             "conversion_peak_bytes": made.peak_bytes,
         },
         "fidelity": compared.data["fidelity"],
+        "without_importance": compared.data.get("without_importance"),
+        "sample": compared.data.get("sample"),
         "audit": audited,
         "feasibility": {
             "verdict": checked.verdict.verdict,
@@ -88,7 +94,7 @@ def build(
             "terms": [dataclasses.asdict(term) for term in checked.verdict.terms],
         },
         "warnings": warnings,
-        "notes": list(exported.notes),
+        "notes": [*exported.notes, *compared.notes],
     }
 
 

@@ -14,6 +14,9 @@ from .tables import Table, check_name, did_you_mean, read_toml
 CALIBRATION = ("none", "optional", "required")
 """Whether a scheme can, may or must look at the user's data."""
 
+VERIFY = ("arrays", "language")
+"""How an artifact is compared: its outputs on samples, or its log-probabilities on windows of text."""
+
 
 @dataclass(frozen=True)
 class QuantScheme:
@@ -103,6 +106,12 @@ class Target:
     schemes: Mapping[str, QuantScheme]
     limits: Limits = field(default_factory=Limits)
     overhead: Overhead = field(default_factory=Overhead)
+    steps: tuple[str, ...] = ("export",)
+    """Functions of the runtime that convert, in order, each in a worker of its own; the last one writes."""
+    verify: str = "arrays"
+    """One of `VERIFY`."""
+    sizes: str = ""
+    """The runtime's function that tells exact file sizes before anything is converted; "": it has none."""
     path: str = ""
     """The card that this was read from."""
 
@@ -159,6 +168,9 @@ def read_card(path: Path | str) -> Target:
         schemes=_read_schemes(table.table("quant")),
         limits=_read_limits(table.table("limits")),
         overhead=_read_overhead(table.table("overhead")),
+        steps=_steps(table),
+        verify=table.text("verify", "arrays", choices=VERIFY),
+        sizes=table.text("sizes", ""),
         path=file,
     )
     table.done()
@@ -172,6 +184,13 @@ def _runtime(table: Table) -> str:
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
         raise table.fail("runtime", f"{name!r} is not a module name", 'Write it like "litert"')
     return name
+
+
+def _steps(table: Table) -> tuple[str, ...]:
+    names = table.texts("steps", ("export",))
+    if not names or not all(name.isidentifier() for name in names):
+        raise table.fail("steps", f"{list(names)!r} are not function names", 'Write it like ["export"]')
+    return names
 
 
 def _file_name(table: Table) -> str:

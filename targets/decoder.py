@@ -62,6 +62,9 @@ def decoder_latency(case: Case) -> tuple[list[Term], Predicted]:
     llm, device = _llm(case), case.device
     read = memory.decode_counts(case.counts, llm)
     weights = memory.stored_bytes(read, case.scheme)
+    if case.size is not None:
+        # The exporter counted all weights; the share that a token reads follows from the scheme's bits.
+        weights *= case.size.tensor_bytes / memory.stored_bytes(case.counts, case.scheme)
     rate = device.rate(case.scheme.compute)
     prefill = _prefill(case, read.elements, weights, rate)
     decode = _decode(case, read.elements, weights, rate)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from . import memory
@@ -13,9 +14,9 @@ from .errors import UsageError
 from .facts import ModelFacts
 from .figures import count, size
 from .graph import graph_activations, graph_latency
-from .verdict import Alternative, Answer, Case, Predicted, Term, Verdict
+from .verdict import Alternative, Answer, Case, Predicted, Size, Term, Verdict
 
-__all__ = ["Alternative", "Case", "Predicted", "Term", "Verdict", "judge"]
+__all__ = ["Alternative", "Case", "Predicted", "Size", "Term", "Verdict", "judge"]
 
 DEFAULT_CONTEXT = 4096
 
@@ -29,6 +30,7 @@ def judge(
     batch: int = 1,
     context: int | None = None,
     sequence: int | None = None,
+    sizes: Mapping[str, Size] | None = None,
 ) -> Verdict:
     """Whether the model fits, and what it will cost; with what would fit instead where it does not.
 
@@ -43,11 +45,12 @@ def judge(
         context: Tokens per sequence that the KV cache holds; language models only. Default: the model's
             own, up to 4096.
         sequence: Tokens of the prompt; language models only. Default: 512, or half the context.
+        sizes: Sizes by scheme that the exporter counted; where there are none, they are estimated.
 
     Raises:
         UsageError: batch, context or sequence make no sense.
     """
-    case = _case(facts, target, device, scheme, batch, context, sequence)
+    case = replace(_case(facts, target, device, scheme, batch, context, sequence), sizes=sizes or {})
     verdict = assess(case)
     if verdict.verdict != "does not fit":
         return verdict
@@ -100,6 +103,10 @@ def assess(case: Case) -> Verdict:
 
 
 def _file_term(case: Case) -> Term:
+    if case.size is not None:
+        counted, header = case.size.file_bytes, case.size.file_bytes - case.size.tensor_bytes
+        formula = f"weights {size(case.size.tensor_bytes)} + header {size(header)}, counted to the byte"
+        return Term("file", counted, "B", formula)
     extra = case.target.overhead
     weights = memory.stored_bytes(case.counts, case.scheme)
     graph = extra.file_bytes + len(case.facts.ops) * extra.file_bytes_per_op
@@ -119,6 +126,9 @@ def _memory_terms(case: Case) -> tuple[list[Term], Term]:
     in_flash = case.device.flash_bytes is not None
     bits = scheme.resident_bits or scheme.weight_bits
     formula = f"{count(counts.elements)} weights, matrices at {bits:g} bits"
+    if case.size is not None:
+        resident = case.size.tensor_bytes
+        formula = f"{count(counts.elements)} weights, as the file holds them"
     if in_flash:
         resident, formula = 0.0, "weights are read in place from flash"
     parts = [Term("M_model", resident, "B", formula)]

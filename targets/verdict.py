@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -11,6 +12,15 @@ from .facts import ModelFacts
 from .memory import WeightCounts
 
 Answer = Literal["fits", "does not fit", "unknown"]
+
+
+@dataclass(frozen=True)
+class Size:
+    """A file that does not exist yet, counted to the byte by its exporter."""
+
+    file_bytes: int
+    tensor_bytes: int
+    """What of it are weights."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +41,13 @@ class Case:
     """Tokens of the answer; 0 for a graph."""
     asked_prompt: int | None = None
     """The length of the prompt that the user gave; None when `prompt` is the default for the context."""
+    sizes: Mapping[str, Size] = field(default_factory=dict)
+    """What the exporter counted beforehand, by scheme; empty where it cannot or was not asked."""
+
+    @property
+    def size(self) -> Size | None:
+        """The counted size of this case's scheme."""
+        return self.sizes.get(self.scheme.name)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import pytest
 
 from modelport.exporters import plan
 from modelport.targets import registry
-from modelport.targets.errors import Unsupported
+from modelport.targets.errors import Unsupported, UsageError
 from modelport.targets.facts import ModelFacts, OpFact
 
 
@@ -38,6 +38,32 @@ def test_a_plan_names_its_exporter_and_says_where_the_data_comes_from() -> None:
     assert made.export == "modelport.exporters.runtimes.litert:export"
     assert "random" in made.stages[0].reason
     assert made.steps.index(plan.REFERENCE) < made.steps.index(made.export)
+
+
+def test_a_language_model_has_its_tokenizer_checked_before_a_weight_is_read_and_runs_in_a_worker_of_its_own():
+    card = registry.find_target("local-llm")
+    made = plan.make_plan(card, card.scheme("q4_k_m"), calibrated=False)
+    header, export = made.workers
+    assert header[-1] == "modelport.exporters.runtimes.gguf:header"
+    assert export[0] == made.export == "modelport.exporters.runtimes.gguf:export"
+    assert made.verifiers[0] == (plan.LANGUAGE_REFERENCE,)
+    assert made.verifiers[-1][0] == made.compare
+
+
+@pytest.mark.parametrize(
+    ("target", "quant", "given", "named"),
+    [
+        ("server-cpu", "int8", {"two_step": True}, "--two-step"),
+        ("android", "int8", {"kv_type": "q8_0"}, "--kv-type"),
+        ("local-llm", "q8_0", {"imatrix": "some.gguf"}, "--imatrix"),
+        ("local-llm", "q4_k_m", {"observer": "mse"}, "--observer"),
+    ],
+)
+def test_an_option_that_would_change_nothing_is_refused(target, quant, given, named):
+    card = registry.find_target(target)
+    with pytest.raises(UsageError) as caught:
+        plan.refuse_unread(card, card.scheme(quant), given)
+    assert caught.value.where == named
 
 
 def test_a_target_without_exporter_is_refused_by_name() -> None:

@@ -13,7 +13,7 @@ from modelport.targets import registry
 from modelport.targets.device import Device
 from modelport.targets.errors import UsageError
 from modelport.targets.facts import LlmFacts, ModelFacts, OpFact, TensorFact
-from modelport.targets.feasibility import judge
+from modelport.targets.feasibility import Size, judge
 from modelport.targets.figures import count, size
 
 
@@ -265,6 +265,18 @@ def test_on_a_machine_of_unknown_memory_the_answer_is_unknown():
     assert judged.verdict == "unknown"
     assert "memory of xeon-8480 is not known" in judged.reason
     assert judged.predicted.latency_ms is not None
+
+
+def test_a_file_that_the_exporter_counted_is_no_estimate_and_its_weights_are_what_memory_holds():
+    counted = {"q4_k_m": Size(4_000_000_000, 3_990_000_000)}
+    found = verdict(LLAMA_7B, "local-llm", "rpi5", "q4_k_m", sizes=counted)
+    terms = {term.name: term for term in found.terms}
+    assert (terms["file"].value, terms["file"].estimate) == (4_000_000_000, False)
+    assert terms["M_model"].value == 3_990_000_000
+    estimated = verdict(LLAMA_7B, "local-llm", "rpi5", "q4_k_m")
+    assert found.predicted.decode_ms < estimated.predicted.decode_ms
+    other = verdict(LLAMA_7B, "local-llm", "rpi5", "q8_0", sizes=counted)
+    assert {term.name: term for term in other.terms}["file"].estimate
 
 
 def test_a_verdict_crosses_processes_and_becomes_json():

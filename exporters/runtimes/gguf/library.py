@@ -15,8 +15,6 @@ from ....targets.errors import MissingExtra, Unsupported
 OLDEST = (0, 3, 36)
 """First llama-cpp-python whose parameters for quantizing (dry_run, max_buf_size) are known here."""
 
-LOG = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
-
 
 @functools.cache
 def llama() -> ModuleType:
@@ -51,7 +49,7 @@ def llama() -> ModuleType:
 @functools.cache
 def ggml() -> ctypes.CDLL:
     """libggml-base (through libllama, which loads it), with the functions used here declared."""
-    library = ctypes.CDLL(llama()._lib._name)  # type: ignore[attr-defined]
+    library = ctypes.CDLL(llama()._lib._name)
     library.ggml_quantize_chunk.restype = ctypes.c_size_t
     library.ggml_quantize_chunk.argtypes = [
         ctypes.c_int,  # type
@@ -64,7 +62,12 @@ def ggml() -> ctypes.CDLL:
     ]
     library.ggml_row_size.restype = ctypes.c_size_t
     library.ggml_row_size.argtypes = [ctypes.c_int, ctypes.c_int64]
-    for name in ("ggml_bf16_to_fp32_row", "ggml_fp16_to_fp32_row", "ggml_fp32_to_fp16_row", "ggml_fp32_to_bf16_row"):
+    for name in (
+        "ggml_bf16_to_fp32_row",
+        "ggml_fp16_to_fp32_row",
+        "ggml_fp32_to_fp16_row",
+        "ggml_fp32_to_bf16_row",
+    ):
         function = getattr(library, name)
         function.restype = None
         function.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64]
@@ -73,20 +76,31 @@ def ggml() -> ctypes.CDLL:
 
 @contextmanager
 def log(receive: Callable[[int, str], None]) -> Iterator[None]:
-    """Send llama.cpp's log (level, text; a line may come in pieces) to `receive` while the block runs."""
-    from llama_cpp import llama_cpp
+    """Send llama.cpp's log (level, text; a line may come in pieces) to `receive` while the block runs.
 
-    def callback(level: int, text: bytes | None, _: Any) -> None:
-        receive(level, (text or b"").decode("utf-8", "replace"))
-
-    kept = llama_cpp.llama_log_callback(callback)
-    llama_cpp.llama_log_set(kept, ctypes.c_void_p(0))
+    What it logs outside such a block is left out: it would go to the worker's standard error.
+    """
+    _receivers.append(receive)
+    _install()
     try:
         yield
     finally:
-        llama_cpp.llama_log_set(_SILENT, ctypes.c_void_p(0))
+        _receivers.remove(receive)
 
 
-@LOG
-def _SILENT(level: int, text: bytes, data: Any) -> None:
-    """What llama.cpp logs outside `log` is left out: it would go to the worker's standard error."""
+_receivers: list[Callable[[int, str], None]] = []
+"""Who hears the log; the last one does."""
+
+
+@functools.cache
+def _install() -> Any:
+    """The one callback that llama.cpp holds a pointer to, for as long as the process lives."""
+    from llama_cpp import llama_cpp
+
+    def callback(level: int, text: bytes | None, _: Any) -> None:
+        if _receivers:
+            _receivers[-1](level, (text or b"").decode("utf-8", "replace"))
+
+    kept = llama_cpp.llama_log_callback(callback)
+    llama_cpp.llama_log_set(kept, ctypes.c_void_p(0))
+    return kept
