@@ -29,6 +29,15 @@ DTYPE_BITS: Mapping[str, float] = {
 }  # fmt: skip
 """Bits per element by dtype name. All of modelport uses these names (numpy's, where numpy has one)."""
 
+BLOCK_BITS: Mapping[str, float] = {
+    "q4_0": 4.5, "q4_1": 5, "q5_0": 5.5, "q5_1": 6, "q8_0": 8.5, "q8_1": 9,
+    "q2_k": 2.625, "q3_k": 3.4375, "q4_k": 4.5, "q5_k": 5.5, "q6_k": 6.5625, "q8_k": 9.125,
+    "iq1_s": 1.5625, "iq1_m": 1.75, "iq2_xxs": 2.0625, "iq2_xs": 2.3125, "iq2_s": 2.5625,
+    "iq3_xxs": 3.0625, "iq3_s": 3.4375, "iq4_xs": 4.25, "iq4_nl": 4.5,
+    "tq1_0": 1.6875, "tq2_0": 2.0625, "mxfp4": 4.25, "nvfp4": 4.5, "q1_0": 1.125, "q2_0": 2.25,
+}  # fmt: skip
+"""Bits per weight, scales included, of the blocks that ggml stores quantized weights in (ggml-common.h)."""
+
 Dim = int | str | None
 """One dimension: a number, a symbol's name ("batch"), or None when it is free and unnamed."""
 
@@ -49,6 +58,7 @@ class TensorFact:
 
     name: str
     dtype: str
+    """A key of `DTYPE_BITS` or `BLOCK_BITS`."""
     shape: tuple[int, ...]
     nbytes: int
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .card import Overhead, QuantScheme
-from .facts import DTYPE_BITS, LlmFacts, ModelFacts, TensorFact
+from .facts import BLOCK_BITS, DTYPE_BITS, LlmFacts, ModelFacts, TensorFact
 
-EMBEDDING_NAMES = ("embed", "wte.", "wpe.", "lm_head")
-"""Parts of names that mark look-up tables and language-model heads in the checkpoints of transformers."""
+EMBEDDING_NAMES = ("embed", "wte.", "wpe.", "lm_head", "_embd.")
+"""Parts of names that mark look-up tables and language-model heads, in checkpoints and in GGUF files."""
+EXPERT_NAMES = (".experts.", "_exps.")
 
 
 @dataclass(frozen=True)
 class WeightCounts:
-    """Elements of a model's float weights, sorted by how schemes treat them."""
+    """Elements of a model's weights, float or in quantized blocks, sorted by how schemes treat them."""
 
     matrices: int = 0
     embeddings: int = 0
@@ -28,7 +29,7 @@ class WeightCounts:
 
     @property
     def elements(self) -> int:
-        """Number of float weights."""
+        """Number of weights that schemes treat."""
         return self.matrices + self.embeddings + self.convs + self.vectors
 
 
@@ -39,7 +40,7 @@ def count_weights(facts: ModelFacts) -> WeightCounts:
     for tensor in facts.tensors:
         group = _group(tensor, facts.llm)
         counts[group] += tensor.nbytes if group == "fixed" else _elements(tensor)
-        experts = experts or ".experts." in tensor.name
+        experts = experts or any(part in tensor.name for part in EXPERT_NAMES)
     return WeightCounts(
         counts["matrices"], counts["embeddings"], counts["convs"], counts["vectors"], counts["fixed"], experts
     )
@@ -53,7 +54,7 @@ def _elements(tensor: TensorFact) -> int:
 
 
 def _group(tensor: TensorFact, llm: LlmFacts | None) -> str:
-    if "float" not in tensor.dtype:
+    if "float" not in tensor.dtype and tensor.dtype not in BLOCK_BITS:
         return "fixed"
     rank = len(tensor.shape)
     if rank < 2:

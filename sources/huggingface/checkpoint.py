@@ -11,6 +11,7 @@ from ...targets.errors import SourceUnreadable
 from ...targets.facts import TensorFact
 from ..files import jsonfile
 from ..files.containment import contained
+from ..place import Place
 from . import safetensors
 
 SINGLE = "model.safetensors"
@@ -46,6 +47,8 @@ class Weights:
     tensors: Mapping[str, TensorFact]
     files: tuple[Path, ...]
     notes: tuple[str, ...] = ()
+    headers: tuple[safetensors.Header, ...] = ()
+    """One for each file of weights."""
 
 
 def read_config(directory: Path) -> jsonfile.Fields:
@@ -121,7 +124,7 @@ def read_weights(directory: Path) -> Weights:
         )
     if (directory / SINGLE).exists() or not (directory / INDEX).exists():
         header = safetensors.read_header(contained(directory, SINGLE, where=f"{directory.name}: {SINGLE}"))
-        return Weights({fact.name: fact for fact in header.tensors}, (header.path,))
+        return Weights({fact.name: fact for fact in header.tensors}, (header.path,), headers=(header,))
     index = contained(directory, INDEX, where=f"{directory.name}: {INDEX}")
     raw = jsonfile.read_object(index, limit=INDEX_LIMIT)
     return _read_shards(directory, index, _weight_map(raw.get("weight_map")))
@@ -143,11 +146,11 @@ def _read_shards(directory: Path, index: Path, weight_map: Mapping[str, str]) ->
     for name, file in weight_map.items():
         shards.setdefault(file, []).append(name)
     tensors: dict[str, TensorFact] = {}
-    files = [index]
+    headers: list[safetensors.Header] = []
     unlisted: list[str] = []
     for file, names in sorted(shards.items()):
         header = safetensors.read_header(contained(directory, file, where=f"{INDEX}: weight_map.{names[0]}"))
-        files.append(header.path)
+        headers.append(header)
         found = {fact.name: fact for fact in header.tensors}
         for name in names:
             if name not in found:
@@ -163,7 +166,17 @@ def _read_shards(directory: Path, index: Path, weight_map: Mapping[str, str]) ->
         if unlisted
         else ""
     )
-    return Weights(tensors, tuple(files), (note,) if note else ())
+    files = (index, *(header.path for header in headers))
+    return Weights(tensors, files, (note,) if note else (), tuple(headers))
+
+
+def places(directory: Path) -> dict[str, Place]:
+    """Where each tensor of the checkpoint in `directory` lies, by name; refused as `read_weights` refuses."""
+    return {
+        fact.name: Place(header.path, header.begins[fact.name], fact.dtype, fact.shape, fact.nbytes)
+        for header in read_weights(directory).headers
+        for fact in header.tensors
+    }
 
 
 def companions(directory: Path) -> tuple[Path, ...]:
