@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,10 @@ class Check:
     """Tokens per sample, for a token model whose length is free."""
     threads: int = 1
     """Threads that this host is judged and measured with."""
+    schemes: Mapping[str, feasibility.Verdict] = field(default_factory=dict)
+    """A language model in every scheme of the target, on the device; empty for graphs."""
+    devices: Mapping[str, feasibility.Verdict] = field(default_factory=dict)
+    """A language model in the scheme, on every device of the target's classes; empty for graphs."""
 
 
 @dataclass(frozen=True)
@@ -71,21 +75,39 @@ def check(request: Request) -> Check:
     plan.refuse_scheme(facts, scheme, target)
     counted, why = foresee.sizes(source, target) if target.sizes else ({}, "")
 
-    def judge(where: Device) -> feasibility.Verdict:
+    def judge(where: Device, how: QuantScheme = scheme, *, alone: bool = True) -> feasibility.Verdict:
         verdict = feasibility.judge(
             facts,
             target,
             where,
-            scheme,
+            how,
             batch=request.batch,
             context=request.context,
             sequence=request.sequence,
             sizes=counted,
+            alternatives=not alone,
         )
         return dataclasses.replace(verdict, basis=(*verdict.basis, why)) if why else verdict
 
     needed = round(memory.conversion_bytes(memory.count_weights(facts), target.overhead))
-    return Check(source, facts, target, device, scheme, judge(device), judge(here), needed, sequence, threads)
+    return Check(
+        source,
+        facts,
+        target,
+        device,
+        scheme,
+        judge(device, alone=False),
+        judge(here),
+        needed,
+        sequence,
+        threads,
+        schemes={
+            name: judge(device, _with_kv(target, each, request.kv_type))
+            for name, each in target.schemes.items()
+            if language
+        },
+        devices={where.name: judge(where) for where in registry.devices_for(target) if language},
+    )
 
 
 def _with_kv(target: Target, scheme: QuantScheme, kv_type: str | None) -> QuantScheme:

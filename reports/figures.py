@@ -15,6 +15,11 @@ def size(value: float | None) -> str:
     return UNKNOWN if value is None else figures.size(value)
 
 
+def exact_size(value: float | None) -> str:
+    """Bytes to the byte: 1,234,567 B."""
+    return UNKNOWN if value is None else f"{value:,.0f} B"
+
+
 def milliseconds(value: float | None) -> str:
     """Milliseconds, or microseconds below 0.1 ms."""
     if value is None:
@@ -65,3 +70,12 @@ def fidelity_lines(fidelity: Mapping[str, Any] | None) -> list[tuple[str, str]]:
             )
         lines.append((name, ", ".join(parts)))
     return lines
+
+
+def held_out(manifest: Mapping[str, Any]) -> str:
+    """How many samples of what kind the fidelity was measured on."""
+    count, given = manifest["fidelity"]["samples"], manifest["calibration"]["given"]
+    if manifest.get("verify") == "language":
+        what = "held-out text" if given else "Python's own documentation (no text was given)"
+        return f"{manifest['fidelity']['tokens']} tokens of {what}"
+    return f"{count} {'held-out samples' if given else 'random inputs (no data was given)'}"

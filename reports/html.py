@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..verification.audit.rule import left_in_float
-from . import figures
+from . import figures, language
 
 NAME = "report.html"
 
@@ -30,9 +30,16 @@ def render(manifest: Mapping[str, Any]) -> str:
         count=figures.count,
         term=figures.term,
         left_in_float=left_in_float,
+        tokens=language.tokens_per_second,
     )
     page: str = environment.get_template("report.html.j2").render(
-        m=manifest, fidelity=figures.fidelity_lines(manifest["fidelity"])
+        m=manifest,
+        fidelity=figures.fidelity_lines(manifest["fidelity"]),
+        held_out=figures.held_out(manifest) if manifest["fidelity"] else "",
+        language_fidelity=language.fidelity_lines(manifest),
+        run=manifest.get("run") or [],
+        sample=language.sample(manifest),
+        speed=language.speed_lines(manifest),
     )
     return page
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
@@ -15,6 +15,7 @@ from ..targets import registry
 from ..targets.card import Target
 from ..targets.device import Device
 from ..targets.facts import IoFact, ModelFacts
+from ..targets.feasibility import Verdict
 from . import figures
 from .terminal import output
 
@@ -99,7 +100,13 @@ def check_json(checked: Check) -> dict[str, Any]:
         "quant": checked.scheme.name,
         **dataclasses.asdict(checked.verdict),
         "conversion_bytes": checked.conversion_bytes or None,
+        "schemes": {name: _short(verdict) for name, verdict in checked.schemes.items()},
+        "devices": {name: _short(verdict) for name, verdict in checked.devices.items()},
     }
+
+
+def _short(verdict: Verdict) -> dict[str, Any]:
+    return {"verdict": verdict.verdict, **dataclasses.asdict(verdict.predicted)}
 
 
 def check(checked: Any) -> None:
@@ -129,6 +136,28 @@ def check(checked: Any) -> None:
         console.print(basis, style="dim")
     if verdict.alternatives:
         alternatives(verdict.alternatives)
+    for what, found in (("scheme", checked.schemes), ("device", checked.devices)):
+        if found:
+            console.print(_survey(what, found))
+
+
+def _survey(what: str, found: Mapping[str, Verdict]) -> Table:
+    """The same model in every scheme, or on every device."""
+    table = Table(what, "file", "peak memory", "tokens/s", "")
+    for column in table.columns[1:4]:
+        column.justify = "right"
+    for name, verdict in found.items():
+        predicted = verdict.predicted
+        table.add_row(
+            name,
+            figures.exact_size(predicted.file_bytes)
+            if verdict.counted
+            else figures.size(predicted.file_bytes),
+            figures.size(predicted.peak_memory_bytes),
+            figures.UNKNOWN if predicted.tokens_per_second is None else f"{predicted.tokens_per_second:.3g}",
+            Text(verdict.verdict, style=VERDICT_STYLE[verdict.verdict]),
+        )
+    return table
 
 
 def alternatives(found: Iterable[Any]) -> None:

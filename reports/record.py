@@ -87,6 +87,7 @@ def build(
         "fidelity": compared.data["fidelity"],
         "without_importance": compared.data.get("without_importance"),
         "sample": compared.data.get("sample"),
+        "run": exported.data.get("run"),
         "audit": audited,
         "feasibility": {
             "verdict": checked.verdict.verdict,

@@ -18,7 +18,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from . import figures
+from . import figures, language
 
 
 def output() -> Console:
@@ -89,13 +89,16 @@ def summary(console: Console, manifest: Mapping[str, Any], out: str) -> None:
         figures.size(here["file_bytes"]),
         figures.size(measured["file_bytes"]),
     )
-    table.add_row(
-        "latency p50",
-        figures.milliseconds(_p50(measured["source_latency_ms"])),
-        figures.milliseconds(predicted["latency_ms"]),
-        figures.milliseconds(here["latency_ms"]),
-        figures.milliseconds(_p50(measured["latency_ms"])),
-    )
+    if manifest.get("verify") == "language":
+        table.add_row("generation", "", *(language.tokens_per_second(ms) for ms in _decoding(manifest)))
+    else:
+        table.add_row(
+            "latency p50",
+            figures.milliseconds(_p50(measured["source_latency_ms"])),
+            figures.milliseconds(predicted["latency_ms"]),
+            figures.milliseconds(here["latency_ms"]),
+            figures.milliseconds(_p50(measured["latency_ms"])),
+        )
     table.add_row(
         "peak memory",
         "",
@@ -105,6 +108,12 @@ def summary(console: Console, manifest: Mapping[str, Any], out: str) -> None:
     )
     console.print(table)
     fidelity(console, manifest)
+    for what, sentence in language.speed_lines(manifest):
+        console.print(Text(f"{what}: {sentence}"))
+    if language.sample(manifest):
+        console.print(Text(language.sample(manifest), style="italic"))
+    for what, line in manifest.get("run") or ():
+        console.print(Text(f"{what}: {line}"))
     for sentence in manifest["notes"]:
         console.print(Text(f"· {sentence}"))
     for sentence in manifest["warnings"]:
@@ -119,9 +128,10 @@ def fidelity(console: Console, manifest: Mapping[str, Any]) -> None:
     if fidelity_figures is None:
         console.print("fidelity: not checked, no runner here opens this format", style="yellow")
         return
-    what = "held-out samples" if manifest["calibration"]["given"] else "random inputs (no data was given)"
-    console.print(f"fidelity on {fidelity_figures['samples']} {what}:")
+    console.print(f"fidelity on {figures.held_out(manifest)}:")
     for name, sentence in figures.fidelity_lines(fidelity_figures):
+        console.print(Text(f"  {name}: {sentence}"))
+    for name, sentence in language.fidelity_lines(manifest):
         console.print(Text(f"  {name}: {sentence}"))
     if manifest["audit"]:
         asked = manifest["audit"]["asked"]
@@ -137,6 +147,12 @@ def verified(console: Console, manifest: Mapping[str, Any]) -> None:
     """What `modelport verify` found."""
     console.print(f"{len(manifest['files'])} files have their hashes")
     fidelity(console, manifest)
+
+
+def _decoding(manifest: Mapping[str, Any]) -> tuple[float | None, ...]:
+    """Milliseconds of one generated token: predicted on the device and here, and measured here."""
+    predicted, here = manifest["predicted"], manifest["predicted_this_host"]
+    return predicted["decode_ms"], here["decode_ms"], _p50(manifest["measured"]["latency_ms"])
 
 
 def _p50(latency: Mapping[str, float] | None) -> float | None:

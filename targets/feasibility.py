@@ -31,6 +31,7 @@ def judge(
     context: int | None = None,
     sequence: int | None = None,
     sizes: Mapping[str, Size] | None = None,
+    alternatives: bool = True,
 ) -> Verdict:
     """Whether the model fits, and what it will cost; with what would fit instead where it does not.
 
@@ -46,13 +47,14 @@ def judge(
             own, up to 4096.
         sequence: Tokens of the prompt; language models only. Default: 512, or half the context.
         sizes: Sizes by scheme that the exporter counted; where there are none, they are estimated.
+        alternatives: Whether to look for what would fit where it does not.
 
     Raises:
         UsageError: batch, context or sequence make no sense.
     """
     case = replace(_case(facts, target, device, scheme, batch, context, sequence), sizes=sizes or {})
     verdict = assess(case)
-    if verdict.verdict != "does not fit":
+    if verdict.verdict != "does not fit" or not alternatives:
         return verdict
     return replace(verdict, alternatives=find_alternatives(case, assess))
 

@@ -49,6 +49,11 @@ def devices(extra: Iterable[PathLike] = ()) -> tuple[Device, ...]:
     return tuple(found)
 
 
+def devices_for(target: Target) -> tuple[Device, ...]:
+    """The devices of the catalogue that a target runs on."""
+    return tuple(device for device in devices() if device.device_class in target.device_classes)
+
+
 def find_target(name_or_path: PathLike) -> Target:
     """The target with this name or alias, or the one whose TOML card lies at this path.
 
@@ -86,7 +91,7 @@ def find_device(name_or_path: PathLike | None, target: Target | None = None) -> 
     text = os.fspath(name_or_path) if name_or_path is not None else (target.default_device if target else "")
     device = _device_of_file(text) if _is_path(text) else _device_of_catalogue(text)
     if target is not None and device.device_class not in target.device_classes:
-        fitting = [d.name for d in devices() if d.device_class in target.device_classes]
+        fitting = [fits.name for fits in devices_for(target)]
         raise UsageError(
             f"'{device.name}' is of class '{device.device_class}', and target '{target.name}' runs on"
             f" {' or '.join(target.device_classes)}",

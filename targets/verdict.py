@@ -112,6 +112,11 @@ class Verdict:
     """What the figures rest on: assumptions, estimates, sizes taken for free dimensions."""
 
     @property
+    def counted(self) -> bool:
+        """Whether the file's size was counted to the byte rather than estimated."""
+        return any(term.name == "file" and not term.estimate for term in self.terms)
+
+    @property
     def reason(self) -> str:
         """All reasons in one line; "" when it fits."""
         return "; ".join(self.reasons)
