@@ -10,7 +10,7 @@ from ..targets.errors import ModelportError, SourceUnreadable, UsageError
 from ..targets.facts import ModelFacts
 from .source import KINDS, Source
 
-FORMATS = ("huggingface.causal_lm", "huggingface", "torch_program", "onnx", "saved_model", "keras")
+FORMATS = ("huggingface.causal_lm", "huggingface", "torch_program", "onnx", "saved_model", "keras", "gguf")
 """The formats, each a module or folder here, in the order in which they are asked. Each has the same verbs:
 
 `KIND`, `recognises(path)` by content, `open(path)` with its validator, and `inspect(source, sequence=...)`.
@@ -86,20 +86,26 @@ def _seen_in_folder(path: Path) -> tuple[str, str]:
             "Save them as safetensors: in a place where you trust the file, "
             "AutoModel.from_pretrained(folder).save_pretrained(other_folder)"
         )
-    if any(name.endswith(".gguf") for name in names):
-        return "the folder holds GGUF files, which cannot be read as a source yet", ""
+    ggufs = _held(names, ".gguf")
+    if ggufs and not _held(names, ".safetensors"):
+        return _name_one(path, ggufs)
     if "config.json" in names:
         return "config.json stands here without model.safetensors", "Download the weights as well"
     if any(name.endswith(".safetensors") for name in names):
         return "weights stand here without config.json", "Put the model's config.json beside them"
-    inside = [name for name in names if name.endswith((".pt2", ".onnx", ".keras"))]
+    inside = _held(names, ".pt2", ".onnx", ".keras")
     if inside:
-        return (
-            f"the folder is no model by itself; it holds {', '.join(inside[:5])}",
-            f"Name {path / inside[0]}",
-        )
+        return _name_one(path, inside)
     shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
     return f"no model is recognised in this folder ({shown or 'it is empty'})", ""
+
+
+def _held(names: list[str], *endings: str) -> list[str]:
+    return [name for name in names if name.endswith(endings)]
+
+
+def _name_one(folder: Path, inside: list[str]) -> tuple[str, str]:
+    return f"the folder is no model by itself; it holds {', '.join(inside[:5])}", f"Name {folder / inside[0]}"
 
 
 def _seen_in_file(path: Path) -> tuple[str, str]:
@@ -111,7 +117,6 @@ def _seen_in_file(path: Path) -> tuple[str, str]:
     folder = "Name the folder that holds it and its config.json"
     looks = (
         (not head, "the file is empty", ""),
-        (head[:4] == b"GGUF", "a GGUF file, which cannot be read as a source yet", ""),
         (head[4:8] == b"TFL3", "a LiteRT model, which is a target and no source", ""),
         (head[8:9] == b"{", "safetensors weights alone, without a config.json", folder),
         (head[:4] == b"\x89HDF", "an HDF5 file, as Keras 2 wrote", "Save it again as .keras with Keras 3"),

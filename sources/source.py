@@ -13,6 +13,7 @@ KINDS = {
     "onnx": "ONNX model, with or without external data",
     "saved-model": "TensorFlow SavedModel directory",
     "keras": "Keras 3 archive (.keras)",
+    "gguf": "GGUF language model (llama.cpp)",
 }
 """Every kind of source, with the words that people read."""
 
