@@ -12,7 +12,6 @@ from . import checkpoint, decoders
 KIND = "causal-lm"
 
 ENDINGS = ("ForCausalLM", "LMHeadModel")
-_BASES = {"gpt2": "transformer."}
 
 
 def is_causal(config: Fields) -> bool:
@@ -39,10 +38,11 @@ def open(path: Path) -> Source:
     config = checkpoint.read_config(path)
     facts = decoders.geometry(config, _architecture(config))
     weights = checkpoint.read_weights(path)
-    base = _BASES.get(config.text("model_type", ""), "model.")
     if not _quantized(config):
         file = weights.files[0].name
-        checkpoint.check_expected(weights.tensors, decoders.expected(config, facts), base, file)
+        checkpoint.check_expected(
+            weights.tensors, decoders.expected(config, facts), decoders.base(config), file
+        )
     files = {path / "config.json", *weights.files, *checkpoint.companions(path)}
     return Source(KIND, path, tuple(sorted(files)))
 
@@ -77,7 +77,7 @@ def _quantized(config: Fields) -> bool:
 
 def _notes(config: Fields, architecture: str) -> tuple[str, ...]:
     notes = list(checkpoint.config_notes(config))
-    model_type = config.text("model_type", "")
+    model_type = decoders.complete(config).text("model_type", "")
     if _quantized(config):
         notes.append("The checkpoint is quantized already; shapes were not checked against config.json.")
     elif model_type != "gpt2" and model_type not in decoders.FAMILIES:

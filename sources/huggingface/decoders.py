@@ -3,42 +3,71 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from ...targets.errors import SourceUnreadable
 from ...targets.facts import LlmFacts
-from ..files.jsonfile import Fields
+from ..files.jsonfile import Fields, kind_of
 
 
 @dataclass(frozen=True)
 class Family:
-    """How one model type differs from Llama in its weights."""
+    """How one model type differs from Llama in its weights, and what transformers assumes for it."""
 
-    qkv_bias: bool = False
-    """Bias on q, k and v whatever attention_bias says (Qwen2)."""
+    qkv_bias: bool | None = None
+    """Bias on q, k and v alone (Qwen2: True) or nowhere (False); None where attention_bias says."""
     qk_norm: bool = False
     """RMS normalisation of each head's q and k (Qwen3)."""
     fused: bool = False
     """q, k and v in one matrix, gate and up in another (Phi-3)."""
-    extra_norms: tuple[str, ...] = ()
+    norms: tuple[str, ...] = ("input_layernorm", "post_attention_layernorm")
     tied: bool = False
     """Whether embeddings are tied when config.json does not say."""
     mlp: bool = True
     """False where the feed-forward part has another form (mixture of experts)."""
+    mlp_bias: bool = False
+    """Whether mlp_bias in config.json is read."""
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    """What transformers' config class assumes for a field that config.json leaves out, where it matters."""
 
 
-_GEMMA_NORMS = ("pre_feedforward_layernorm", "post_feedforward_layernorm")
+_GEMMA_NORMS = (
+    "input_layernorm", "post_attention_layernorm", "pre_feedforward_layernorm", "post_feedforward_layernorm"
+)  # fmt: skip
+_GEMMA = {"head_dim": 256, "max_position_embeddings": 8192, "rms_norm_eps": 1e-6, "sliding_window": 4096}
+_QWEN = {"num_key_value_heads": 32, "max_position_embeddings": 32768, "rms_norm_eps": 1e-6}
 FAMILIES: Mapping[str, Family] = {
-    "llama": Family(),
-    "mistral": Family(),
-    "qwen2": Family(qkv_bias=True),
-    "qwen3": Family(qk_norm=True),
+    "llama": Family(mlp_bias=True, defaults={"max_position_embeddings": 2048, "rms_norm_eps": 1e-6}),
+    "mistral": Family(
+        qkv_bias=False,
+        defaults={"num_key_value_heads": 8, "max_position_embeddings": 131072, "rms_norm_eps": 1e-6},
+    ),
+    "smollm3": Family(tied=True, mlp_bias=True, defaults={**_QWEN, "num_key_value_heads": 4}),
+    "qwen2": Family(qkv_bias=True, defaults=_QWEN),
+    "qwen3": Family(qk_norm=True, defaults={**_QWEN, "head_dim": 128}),
     "qwen3_moe": Family(qk_norm=True, mlp=False),
     "mixtral": Family(mlp=False),
-    "gemma": Family(tied=True),
-    "gemma2": Family(tied=True, extra_norms=_GEMMA_NORMS),
-    "gemma3_text": Family(tied=True, qk_norm=True, extra_norms=_GEMMA_NORMS),
-    "phi3": Family(fused=True),
+    "gemma": Family(tied=True, defaults={**_GEMMA, "num_key_value_heads": 16}),
+    "gemma2": Family(
+        tied=True,
+        norms=_GEMMA_NORMS,
+        defaults={
+            **_GEMMA,
+            "num_key_value_heads": 4,
+            "attn_logit_softcapping": 50.0,
+            "final_logit_softcapping": 30.0,
+        },
+    ),
+    "gemma3_text": Family(
+        tied=True,
+        qk_norm=True,
+        norms=_GEMMA_NORMS,
+        defaults={**_GEMMA, "num_key_value_heads": 4, "max_position_embeddings": 131072},
+    ),
+    "phi3": Family(
+        qkv_bias=False, fused=True, defaults={"max_position_embeddings": 4096, "rms_norm_eps": 1e-5}
+    ),
 }
 """Model types with Llama's names whose weights are checked; GPT-2 has a function of its own."""
 
@@ -59,11 +88,29 @@ def _first(config: Fields, what: str) -> str:
     return next((key for key in keys if config.values.get(key) is not None), keys[0])
 
 
+def complete(config: Fields) -> Fields:
+    """config.json as transformers reads it: a nested text_config lifted, and the family's own defaults.
+
+    What stands in config.json goes first, null too. Raises SourceUnreadable for a text_config that is no
+    object.
+    """
+    values = dict(config.values)
+    nested = values.pop("text_config", None)
+    if nested is not None and not isinstance(nested, dict):
+        fact = f"an object is expected, not {kind_of(nested)}"
+        raise SourceUnreadable(fact, where=config.where("text_config"))
+    values.update(nested or {})
+    model_type = values.get("model_type")
+    family = FAMILIES.get(model_type) if isinstance(model_type, str) else None
+    return Fields({**(family.defaults if family else {}), **values}, config.file)
+
+
 def geometry(config: Fields, architecture: str) -> LlmFacts:
     """The figures that memory and speed of a decoder follow from.
 
     Raises SourceUnreadable for a figure that is missing, of the wrong type, or contradicts another.
     """
+    config = complete(config)
     model_type = config.text("model_type", "")
     hidden = config.integer(_first(config, "hidden"), high=1 << 24)
     heads = config.integer(_first(config, "heads"), high=1 << 16)
@@ -93,11 +140,17 @@ def geometry(config: Fields, architecture: str) -> LlmFacts:
 
 def expected(config: Fields, facts: LlmFacts) -> dict[str, tuple[int, ...]]:
     """Weights and shapes that the model must have; empty for a model type that is not described here."""
+    config = complete(config)
     model_type = config.text("model_type", "")
     if model_type == "gpt2":
         return dict(_gpt2(facts))
     family = FAMILIES.get(model_type)
     return dict(_llama(config, facts, family)) if family else {}
+
+
+def base(config: Fields) -> str:
+    """The prefix of every weight but the head's, which a checkpoint of the bare model leaves out."""
+    return "transformer." if complete(config).text("model_type", "") == "gpt2" else "model."
 
 
 Weight = tuple[str, tuple[int, ...]]
@@ -108,33 +161,44 @@ def _llama(config: Fields, facts: LlmFacts, family: Family) -> Iterator[Weight]:
     yield "model.norm.weight", (facts.hidden,)
     if not facts.tied_embeddings:
         yield "lm_head.weight", (facts.vocab, facts.hidden)
-    bias = family.qkv_bias or config.flag("attention_bias", False)
+    everywhere = family.qkv_bias is None and config.flag("attention_bias", False)
+    biased = {
+        "qkv": family.qkv_bias or everywhere,
+        "o": everywhere,
+        "mlp": family.mlp_bias and config.flag("mlp_bias", False),
+    }
     for index in range(facts.layers):
-        yield from _llama_layer(f"model.layers.{index}.", facts, family, bias)
+        yield from _llama_layer(f"model.layers.{index}.", facts, family, biased)
 
 
-def _llama_layer(prefix: str, facts: LlmFacts, family: Family, bias: bool) -> Iterator[Weight]:
+def _llama_layer(
+    prefix: str, facts: LlmFacts, family: Family, biased: Mapping[str, bool]
+) -> Iterator[Weight]:
     hidden, inner = facts.hidden, facts.intermediate
     queries, keys = facts.heads * facts.head_dim, facts.kv_heads * facts.head_dim
-    for norm in ("input_layernorm", "post_attention_layernorm", *family.extra_norms):
+    for norm in family.norms:
         yield f"{prefix}{norm}.weight", (hidden,)
     if family.fused:
         yield f"{prefix}self_attn.qkv_proj.weight", (queries + 2 * keys, hidden)
         yield f"{prefix}mlp.gate_up_proj.weight", (2 * inner, hidden)
     else:
         for part, width in (("q", queries), ("k", keys), ("v", keys)):
-            yield f"{prefix}self_attn.{part}_proj.weight", (width, hidden)
-            if bias:
-                yield f"{prefix}self_attn.{part}_proj.bias", (width,)
+            yield from _linear(f"{prefix}self_attn.{part}_proj", (width, hidden), biased["qkv"])
         if family.mlp:
-            yield f"{prefix}mlp.gate_proj.weight", (inner, hidden)
-            yield f"{prefix}mlp.up_proj.weight", (inner, hidden)
-    yield f"{prefix}self_attn.o_proj.weight", (hidden, queries)
+            yield from _linear(f"{prefix}mlp.gate_proj", (inner, hidden), biased["mlp"])
+            yield from _linear(f"{prefix}mlp.up_proj", (inner, hidden), biased["mlp"])
+    yield from _linear(f"{prefix}self_attn.o_proj", (hidden, queries), biased["o"])
     if family.mlp:
-        yield f"{prefix}mlp.down_proj.weight", (hidden, inner)
+        yield from _linear(f"{prefix}mlp.down_proj", (hidden, inner), biased["mlp"])
     if family.qk_norm:
         yield f"{prefix}self_attn.q_norm.weight", (facts.head_dim,)
         yield f"{prefix}self_attn.k_norm.weight", (facts.head_dim,)
+
+
+def _linear(name: str, shape: tuple[int, ...], bias: bool) -> Iterator[Weight]:
+    yield f"{name}.weight", shape
+    if bias:
+        yield f"{name}.bias", shape[:1]
 
 
 def _gpt2(facts: LlmFacts) -> Iterator[Weight]:
