@@ -131,22 +131,22 @@ def _length(wanted: Wanted) -> int:
 
 def _texts(path: Path, wanted: Wanted) -> list[Text]:
     """The chosen texts: one pass counts the lines that are not empty, a second reads those that were drawn."""
-    total = sum(1 for _ in _lines(path))
+    total = sum(1 for _ in lines(path))
     if not total:
         raise UsageError("the file holds no text", where=path.name)
     chosen = set(choose(total, wanted.limit, wanted.seed))
     parse: Callable[[bytes, str], Text] = _plain
     if path.suffix.lower() in (".jsonl", ".ndjson"):
         labels = label_ids(config(wanted.model_dir))
-        parse = lambda line, where: _record(line, where, labels)  # noqa: E731
+        parse = lambda line, where: record(line, where, labels)  # noqa: E731
     return [
         parse(line, f"{path.name}: line {number}")
-        for index, (number, line) in enumerate(_lines(path))
+        for index, (number, line) in enumerate(lines(path))
         if index in chosen
     ]
 
 
-def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+def lines(path: Path) -> Iterator[tuple[int, bytes]]:
     """(number, content) of each line that is not empty."""
     with path.open("rb") as stream:
         number = 0
@@ -174,7 +174,8 @@ def _plain(line: bytes, where: str) -> Text:
     return Text(_decode(line, where), None, None, where)
 
 
-def _record(line: bytes, where: str, labels: Mapping[str, int]) -> Text:
+def record(line: bytes, where: str, labels: Mapping[str, int]) -> Text:
+    """The text of a .jsonl line, in one of `FIELDS` or `PAIRS`, and its label; UsageError naming `where`."""
     try:
         raw = json.loads(_decode(line, where))
     except (ValueError, RecursionError) as error:

@@ -36,7 +36,7 @@ def load(path: Path, options: Mapping[str, Any]) -> TorchModel:
     input_names = tuple(fact.name for fact in inputs)
     output_names = tuple(fact.name for fact in outputs)
     pooled = output_names == ("sentence_embedding",)
-    backbone = _pretrained(path, base=pooled)
+    backbone = pretrained(path, base=pooled)
     longest = _positions(backbone.config)
     sequence = int(options.get("sequence") or min(DEFAULT_SEQUENCE, longest))
     if sequence > longest and any("sequence" in (fact.shape or ()) for fact in inputs):
@@ -61,7 +61,7 @@ def load(path: Path, options: Mapping[str, Any]) -> TorchModel:
     return TorchModel(module, input_names, output_names, example, dynamic)
 
 
-def _pretrained(path: Path, *, base: bool) -> Any:
+def pretrained(path: Path, *, base: bool) -> Any:
     """The model of config.json's architecture (or, with `base`, its backbone), every weight accounted for."""
     import torch
     import transformers

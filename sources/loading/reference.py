@@ -21,6 +21,7 @@ LOADERS = {
     "onnx": "onnx_model",
     "saved-model": "tensorflow",
     "keras": "tensorflow",
+    "causal-lm": "causal_lm",
 }
 """Source kind to the module of this folder that loads it with its own framework."""
 

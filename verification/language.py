@@ -1,0 +1,318 @@
+"""The worker steps of verification for language models: log-probabilities of held-out text, compared.
+
+`source` runs the checkpoint in torch, where it fits in memory. `compare`, in a process of its own, runs the
+artifact in llama.cpp and holds it against the same model in 16 bits, or against the source.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..calibration.samples import SampleSet
+from ..exporters.job import Job, Outcome, Progress
+from ..targets import figures, host
+from ..targets.errors import ModelportError, SourceUnreadable
+from . import audit, bandwidth, decode_bytes
+from .language_figures import (
+    Comparison,
+    Recorded,
+    Recorder,
+    compare_recorded,
+    first_position,
+    log_probabilities,
+    perplexity,
+    targets,
+    windows_to_run,
+)
+from .measure import PeakMemory
+from .runners import gguf
+
+Array = np.ndarray[Any, Any]
+
+SOURCE = "source.npz"
+"""The source's log-probabilities, in the job's work folder."""
+WHY = "source.json"
+"""Beside it: why there are none."""
+FILE_TYPES = {0: "float32", 1: "float16", 7: "q8_0", 32: "bfloat16"}
+"""`general.file_type` of a file that a quantized one is compared with."""
+
+
+def held_out(job: Job) -> Array:
+    """The windows of held-out tokens: int64 (windows, tokens)."""
+    return SampleSet.open(Path(str(job.samples)) / "held_out").array("input_ids")
+
+
+def source(job: Job, progress: Progress) -> Outcome:
+    """Log-probabilities of the checkpoint in torch, float32, on the held-out windows; data: source_latency_ms.
+
+    Left out, with the reason as data["why"], where the kind of source cannot be run, torch is not installed,
+    or the model does not fit in this machine's memory.
+    """
+    progress("run the source", 0, 1)
+    why = _no_source(job)
+    windows = 0
+    if why is None:
+        try:
+            windows = _run_source(job, progress)
+        except (ImportError, ModelportError) as error:
+            Path(job.work, SOURCE).unlink(missing_ok=True)
+            why = f"the source was not run: {error}"
+    Path(job.work, WHY).write_text(json.dumps({"why": why}), encoding="utf-8")
+    notes = () if why is None else (f"The artifact was not compared with the source in torch: {why}",)
+    return Outcome(notes=notes, data={"source_latency_ms": None, "why": why, "windows": windows})
+
+
+def _no_source(job: Job) -> str | None:
+    """Why the source is not run, by its kind and by the memory that it takes; None where it can be."""
+    import importlib.util
+
+    from ..sources.huggingface.causal_lm import KIND
+    from ..sources.loading import causal_lm
+
+    if job.source_kind != KIND:
+        return f"a source of kind {job.source_kind!r} is run in llama.cpp alone"
+    lacking = [name for name in ("torch", "transformers") if importlib.util.find_spec(name) is None]
+    if lacking:
+        return f"{' and '.join(lacking)} not installed"
+    needed = causal_lm.memory_bytes(Path(job.source_path))
+    limits = [limit for limit in (host.available_bytes(), job.options.get("memory_limit")) if limit]
+    if limits and needed > min(limits):
+        return (
+            f"it takes about {figures.size(needed)} of memory in float32, and {figures.size(min(limits))} "
+            "can be had"
+        )
+    return None
+
+
+def _run_source(job: Job, progress: Progress) -> int:
+    from ..sources.loading.reference import load_reference
+
+    windows = held_out(job)
+    model = load_reference(job.source_kind, Path(job.source_path), job.options)
+    first = first_position(windows.shape[1])
+    count = len(windows)
+    with Recorder(Path(job.work, SOURCE), "the source in torch") as recorder:
+        index = 0
+        while index < count:
+            progress("run the source", index, count)
+            logits = model({"input_ids": windows[index : index + 1]})["logits"][0]
+            if not index:
+                parameters = int(job.options.get("parameters") or 1)
+                count = windows_to_run(count, windows.shape[1], logits.shape[1], parameters)
+            recorder.add(log_probabilities(logits[first:-1]), windows[index])
+            index += 1
+    progress("run the source", count, count)
+    return count
+
+
+def compare(job: Job, progress: Progress) -> Outcome:
+    """Run and measure the artifact in llama.cpp and compare it; count what the file holds.
+
+    Options: artifact; base (the model in 16 bits) or reference (log-probabilities that were kept; written
+    here where they are not there yet); plain (the same scheme without importance matrix); prompt; kv_type;
+    threads. Data: fidelity, audit, latency_ms, speed, peak_memory_bytes, sample, without_importance.
+    Raises ConversionFailed where a file does not load.
+    """
+    artifact = Path(str(job.options["artifact"]))
+    progress("count the file", 0, 1)
+    counted = audit.audit(artifact, str(job.options.get("format", "gguf")))
+    windows, threads = held_out(job), _threads(job)
+    data: dict[str, Any] = {"audit": None if counted is None else dataclasses.asdict(counted)}
+    data |= _measured(job, artifact, windows, threads, progress)
+    reference = _reference(job, windows, progress)
+    data["fidelity"], data["without_importance"] = None, None
+    if reference is None:
+        found = _losses(job, artifact, windows, progress)
+        data["fidelity"] = _bare(found, windows.shape[0], _why(job))
+        return Outcome(data=data)
+    with reference:
+        data["fidelity"] = _fidelity(job, artifact, windows, reference, progress)
+        plain = job.options.get("plain")
+        if plain:
+            compared, found = _compared(job, Path(str(plain)), windows, reference, progress, "run it without")
+            data["without_importance"] = {
+                "perplexity": perplexity(found),
+                "kl": compared.divergence(),
+                "top1_agreement": compared.logits()["top1_agreement"],
+            }
+    return Outcome(data=data)
+
+
+def _threads(job: Job) -> int:
+    return int(job.options.get("threads") or host.cpu_count())
+
+
+def _kv(job: Job) -> str:
+    return str(job.options.get("kv_type") or "f16")
+
+
+def _measured(job: Job, artifact: Path, windows: Array, threads: int, progress: Progress) -> dict[str, Any]:
+    """Speeds, memory and the sample sentence: the artifact alone in the process."""
+    progress("measure the artifact", 0, 1)
+    memory = PeakMemory()
+    runner = gguf.LlamaRunner(artifact, threads, _kv(job))
+    try:
+        speed = runner.speed(windows[0])
+        peak = memory.grown()
+        kept = windows.shape[1] + gguf.RUNS // 2
+        read = decode_bytes.of_token(artifact, runner.model, kept, _kv(job))
+        prompt = job.options.get("prompt")
+        sample = None if prompt is None else {"prompt": str(prompt), "text": runner.continued(str(prompt))}
+    finally:
+        runner.close()
+    rate = bandwidth.read_bytes_per_second(threads)
+    progress("measure the artifact", 1, 1)
+    return {
+        "latency_ms": speed.latency_ms,
+        "speed": {
+            "threads": threads,
+            "prefill_tokens": int(windows.shape[1]),
+            "prefill_tokens_per_second": speed.prefill,
+            "decode_tokens_per_second": speed.decode,
+            "predicted_decode_tokens_per_second": None if rate is None else rate / read,
+            "bytes_per_token": read,
+            "bandwidth": rate,
+        },
+        "peak_memory_bytes": peak,
+        "sample": sample,
+    }
+
+
+def _reference(job: Job, windows: Array, progress: Progress) -> Recorded | None:
+    """What the artifact is held against: kept rows, the 16-bit model's, or the source's; None: nothing."""
+    kept, base = Path(str(job.options["reference"])), job.options.get("base")
+    if not kept.is_file() and base:
+        _record_base(job, Path(str(base)), windows, kept, progress)
+    made = Path(job.work, SOURCE)
+    if not kept.is_file() and made.is_file():
+        kept.write_bytes(made.read_bytes())
+    return Recorded(kept) if kept.is_file() else None
+
+
+def _record_base(job: Job, base: Path, windows: Array, kept: Path, progress: Progress) -> None:
+    runner = gguf.LlamaRunner(base, _threads(job))
+    try:
+        count = _count(runner, windows)
+        named = FILE_TYPES.get(runner.model.number("general.file_type") or 0, "16-bit")
+        with Recorder(kept, f"{named} in llama.cpp") as recorder:
+            for index in range(count):
+                progress("run the 16-bit model", index, count)
+                recorder.add(_rows(runner, windows[index]), windows[index])
+        progress("run the 16-bit model", count, count)
+    finally:
+        runner.close()
+
+
+def _count(runner: gguf.LlamaRunner, windows: Array) -> int:
+    model = runner.model
+    return windows_to_run(len(windows), windows.shape[1], model.vocabulary, model.parameters)
+
+
+def _rows(runner: gguf.LlamaRunner, window: Array) -> Array:
+    """Log-probabilities of one window at the evaluated positions: float32."""
+    return log_probabilities(runner.logits(window, first=first_position(len(window)), last=len(window) - 1))
+
+
+def _compared(
+    job: Job, path: Path, windows: Array, reference: Recorded, progress: Progress, stage: str
+) -> tuple[Comparison, Array]:
+    """A file against recorded rows, and the log-probabilities that it gives the tokens that came."""
+    runner, compared, found = gguf.LlamaRunner(path, _threads(job), _kv(job)), Comparison(), []
+    count = min(reference.count, len(windows))
+    try:
+        for index in range(count):
+            progress(stage, index, count)
+            expected, rows = reference.rows(index), _rows(runner, windows[index])
+            if len(expected) != len(rows):
+                raise SourceUnreadable(
+                    f"window {index} has {len(expected)} positions, not {len(rows)}",
+                    where=reference.path.name,
+                )
+            compared.add(expected, rows)
+            found.append(targets(rows, windows[index]))
+    finally:
+        runner.close()
+    progress(stage, count, count)
+    return compared, np.concatenate(found)
+
+
+def _losses(job: Job, path: Path, windows: Array, progress: Progress) -> Array:
+    runner = gguf.LlamaRunner(path, _threads(job), _kv(job))
+    try:
+        count = _count(runner, windows)
+        found = []
+        for index in range(count):
+            progress("run the artifact", index, count)
+            found.append(targets(_rows(runner, windows[index]), windows[index]))
+        return np.concatenate(found)
+    finally:
+        runner.close()
+
+
+def _bare(found: Array, windows: int, why: str | None) -> dict[str, Any]:
+    """What can be said of an artifact that there is nothing to compare with."""
+    return {
+        "samples": windows,
+        "tokens": len(found),
+        "outputs": {},
+        "against": None,
+        "perplexity": {"artifact": perplexity(found), "reference": None, "source": None},
+        "kl": None,
+        "source": None,
+        "why": why,
+    }
+
+
+def _fidelity(
+    job: Job, artifact: Path, windows: Array, reference: Recorded, progress: Progress
+) -> dict[str, Any]:
+    compared, found = _compared(job, artifact, windows, reference, progress, "run the artifact")
+    source = _against_source(job, artifact, windows, reference, progress)
+    return {
+        "samples": min(reference.count, len(windows)),
+        "tokens": len(found),
+        "outputs": {"logits": compared.logits()},
+        "against": reference.against,
+        "perplexity": {
+            "artifact": perplexity(found),
+            "reference": perplexity(reference.targets),
+            "source": source and source["perplexity"],
+        },
+        "kl": compared.divergence(),
+        "source": source,
+        "why": _why(job),
+    }
+
+
+def _against_source(
+    job: Job, artifact: Path, windows: Array, reference: Recorded, progress: Progress
+) -> Mapping[str, Any] | None:
+    """The 16-bit model against torch tells whether the architecture is right; the artifact against torch, all."""
+    path = Path(job.work, SOURCE)
+    if not path.is_file():
+        return None
+    with Recorded(path) as recorded:
+        if recorded.against == reference.against:
+            return {"perplexity": perplexity(recorded.targets), "reference": None, "artifact": None}
+        compared, _ = _compared(job, artifact, windows, recorded, progress, "compare with the source")
+        base = compare_recorded(recorded, reference)
+        return {
+            "samples": recorded.count,
+            "perplexity": perplexity(recorded.targets),
+            "reference": {**base.logits(), "kl": base.divergence()},
+            "artifact": {**compared.logits(), "kl": compared.divergence()},
+        }
+
+
+def _why(job: Job) -> str | None:
+    path = Path(job.work, WHY)
+    if not path.is_file():
+        return None
+    why: str | None = json.loads(path.read_text(encoding="utf-8"))["why"]
+    return why
