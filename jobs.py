@@ -81,6 +81,7 @@ def _language_options(request: Request, checked: Check) -> dict[str, Any]:
     llm = checked.facts.llm
     return {
         "calibration": request.calibration,
+        "base": True,
         "context": llm.context if llm else None,
         "sequence": request.sequence,
         "imatrix": None if request.imatrix is None else str(request.imatrix.resolve()),

@@ -73,7 +73,8 @@ def check(request: Request) -> Check:
     sequence = request.sequence or default_sequence(source)
     facts = sources.inspect(source, sequence=sequence, signature=request.signature)
     plan.refuse_scheme(facts, scheme, target)
-    counted, why = foresee.sizes(source, target) if target.sizes else ({}, "")
+    calibrated = request.calibration is not None or request.imatrix is not None
+    counted, why = foresee.sizes(source, target, calibrated=calibrated) if target.sizes else ({}, "")
 
     def judge(where: Device, how: QuantScheme = scheme, *, alone: bool = True) -> feasibility.Verdict:
         verdict = feasibility.judge(

@@ -14,10 +14,10 @@ from . import isolate
 from .job import Job
 
 
-def sizes(source: Source, target: Target) -> tuple[Mapping[str, Size], str]:
+def sizes(source: Source, target: Target, *, calibrated: bool = False) -> tuple[Mapping[str, Size], str]:
     """Sizes by scheme, and "" or a sentence that says why there are none.
 
-    Runs the runtime's own step in a worker, which reads configuration and tokenizer and no weight. Raises
+    `calibrated`: whether data will be used, which can change the types that an exporter chooses. Runs the runtime's own step in a worker, which reads configuration and tokenizer and no weight. Raises
     Unsupported for a model that the runtime cannot take; whatever else goes wrong leaves an estimate.
     """
     if not registry.exporter_available(target):
@@ -33,7 +33,7 @@ def sizes(source: Source, target: Target) -> tuple[Mapping[str, Size], str]:
             quant=target.default_quant,
             staging=work,
             work=work,
-            options={"schemes": list(target.schemes), "extra": target.extra},
+            options={"schemes": list(target.schemes), "extra": target.extra, "calibrated": calibrated},
         )
         try:
             told = isolate.run(job)[step].data
