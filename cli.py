@@ -78,7 +78,7 @@ def modelport() -> None:
 @click.option("--held-out", type=int, help="Samples kept for verification; default: a fifth.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the split.")
 @click.option("--threads", type=int, help="Threads to measure with: 1, and every CPU for a language model.")
-@click.option("--budget", metavar="B", help="Loss allowed, as in cosine=0.99,sqnr=20,top1=0.5 (points).")
+@click.option("--budget", metavar="B", help="Loss allowed: cosine=0.99,sqnr=20,top1=0.5 (points),kl=0.05,ppl=2 (%).")
 @click.option("--memory-limit", metavar="SIZE", help="Most memory of a worker process, as in 8G.")
 @click.option("--timeout", type=float, metavar="SECONDS", help="Most time of a worker process.")
 @click.option("--overwrite", is_flag=True, help="Replace an output folder that modelport made.")

@@ -184,7 +184,7 @@ def _hold(request: Request, checked: Check, written: Mapping[str, Any], allowed:
     """Refuse what is not what was asked for, and what lost more than the budget allows."""
     if written["audit"] and written["audit"]["refused"]:
         raise Unsupported("; ".join(written["audit"]["warnings"]), where=f"--quant {checked.scheme.name}")
-    missed = allowed.missed(written["fidelity"]["outputs"]) if written["fidelity"] else ()
+    missed = allowed.missed(written["fidelity"]) if written["fidelity"] else ()
     if missed and not request.keep:
         raise FidelityBelowBudget(
             "; ".join(missed), mend="Nothing was published; --keep publishes it all the same"

@@ -57,7 +57,7 @@ def verify(
     found["fidelity"] = compared["fidelity"]
     found["audit"] = record.audit_entry(compared["audit"], asked["weights"], asked["compute"])
     found["measured"] = {**found["measured"], "latency_ms": compared["latency_ms"]}
-    missed = allowed.missed(found["fidelity"]["outputs"]) if found["fidelity"] else ()
+    missed = allowed.missed(found["fidelity"]) if found["fidelity"] else ()
     if missed:
         raise FidelityBelowBudget("; ".join(missed), where=str(folder))
     return found

@@ -1,9 +1,9 @@
-"""The loss that a conversion may have: `cosine=0.99,sqnr=20,top1=0.5` against what was measured."""
+"""The loss that a conversion may have: `cosine=0.99,sqnr=20,top1=0.5,kl=0.05,ppl=2` against what was measured."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,11 +18,15 @@ class Budget:
     cosine: float | None = None
     sqnr_db: float | None = None
     top1_points: float | None = None
+    kl: float | None = None
+    """Most nats a token of mean KL divergence to the model before it was quantized; language models."""
+    ppl_percent: float | None = None
+    """Most that the perplexity may rise, in percent; language models."""
 
-    def missed(self, outputs: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
+    def missed(self, fidelity: Mapping[str, Any]) -> tuple[str, ...]:
         """One sentence per bound that an output misses; an exact output misses none."""
-        sentences: list[str] = []
-        for name, figures in outputs.items():
+        sentences: list[str] = list(self._missed_in_language(fidelity))
+        for name, figures in fidelity["outputs"].items():
             if figures["non_finite"]:
                 sentences.append(f"output {name!r} holds {figures['non_finite']} NaN or infinite values")
             if self.cosine is not None and figures["cosine"] < self.cosine:
@@ -40,8 +44,33 @@ class Budget:
                     )
         return tuple(sentences)
 
+    def _missed_in_language(self, fidelity: Mapping[str, Any]) -> Iterator[str]:
+        """Sentences on perplexity and divergence; a bound on what could not be measured is missed."""
+        divergence, perplexity = fidelity.get("kl"), fidelity.get("perplexity") or {}
+        if self.kl is not None:
+            if divergence is None:
+                yield "the KL divergence could not be measured: there was no reference"
+            elif divergence["mean"] > self.kl:
+                yield f"the KL divergence is {divergence['mean']:.4g} nats a token, over {self.kl:g}"
+        if self.ppl_percent is not None:
+            before = perplexity.get("reference")
+            if not before:
+                yield "the rise of perplexity could not be measured: there was no reference"
+            elif 100 * (perplexity["artifact"] / before - 1) > self.ppl_percent:
+                risen = 100 * (perplexity["artifact"] / before - 1)
+                yield f"the perplexity rises by {risen:.2f} %, over {self.ppl_percent:g}"
+        source = fidelity.get("source")
+        if source and not source.get("why") and source["cosine"] < SOURCE_COSINE:
+            yield (
+                f"before quantizing, the converted model has cosine {source['cosine']:.4f} to the source, below"
+                f" {SOURCE_COSINE:g}: the conversion itself is wrong"
+            )
 
-FIELDS = {"cosine": "cosine", "sqnr": "sqnr_db", "top1": "top1_points"}
+
+SOURCE_COSINE = 0.99
+"""Least cosine between the source in its own framework and the converted model in 16 bits."""
+
+FIELDS = {"cosine": "cosine", "sqnr": "sqnr_db", "top1": "top1_points", "kl": "kl", "ppl": "ppl_percent"}
 
 
 def parse(text: str | None, floor: float | None) -> Budget:
@@ -57,7 +86,8 @@ def parse(text: str | None, floor: float | None) -> Budget:
         if name.strip() not in FIELDS or not equals:
             known = ", ".join(f"{field}=NUMBER" for field in FIELDS)
             raise UsageError(f"{part.strip()!r} is no bound", where="--budget", mend=f"Known: {known}")
-        bounds[FIELDS[name.strip()]] = _number(name.strip(), value.strip())
+        number = value.strip().removesuffix("%") if name.strip() == "ppl" else value.strip()
+        bounds[FIELDS[name.strip()]] = _number(name.strip(), number)
     return Budget(**bounds)
 
 

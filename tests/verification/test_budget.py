@@ -12,7 +12,17 @@ from modelport.verification.budget import Budget, parse
 
 def figures(**changes: Any) -> dict[str, dict[str, Any]]:
     base = {"cosine": 0.995, "sqnr_db": 25.0, "exact": False, "top1_agreement": 0.99, "non_finite": 0}
-    return {"logits": {**base, **changes}}
+    return {"outputs": {"logits": {**base, **changes}}}
+
+
+def language(kl: float = 0.02, artifact: float = 10.3, source: float = 0.9999) -> dict[str, Any]:
+    """What is found of a language model."""
+    return {
+        **figures(),
+        "kl": {"mean": kl, "stderr": 0.001, "p99": 0.1},
+        "perplexity": {"artifact": artifact, "reference": 10.0},
+        "source": {"cosine": source, "why": None},
+    }
 
 
 def test_bounds_are_read() -> None:
@@ -48,3 +58,25 @@ def test_a_missed_bound_says_by_how_much(budget: Budget, changes: dict[str, Any]
 def test_what_holds_says_nothing() -> None:
     assert Budget(cosine=0.99, sqnr_db=20, top1_points=1.01).missed(figures()) == ()
     assert Budget(sqnr_db=99).missed(figures(exact=True, sqnr_db=None)) == ()
+
+
+@pytest.mark.parametrize(
+    ("budget", "found", "word"),
+    [
+        (Budget(kl=0.01), language(kl=0.02), "0.02 nats"),
+        (Budget(ppl_percent=2), language(artifact=10.3), "3.00 %"),
+        (Budget(), language(source=0.7), "the conversion itself is wrong"),
+        (Budget(kl=0.01), figures(), "could not be measured"),
+        (Budget(ppl_percent=1), figures(), "could not be measured"),
+    ],
+)
+def test_a_language_model_that_lost_too_much_is_told_by_its_own_figures(budget, found, word) -> None:
+    (sentence,) = budget.missed(found)
+    assert word in sentence
+
+
+def test_a_language_model_within_its_bounds_says_nothing() -> None:
+    assert parse("kl=0.05, ppl=4%", None) == Budget(kl=0.05, ppl_percent=4)
+    assert Budget(kl=0.05, ppl_percent=4).missed(language()) == ()
+    unchecked = {**language(source=0.0), "source": {"why": "torch is not installed"}}
+    assert Budget().missed(unchecked) == ()
