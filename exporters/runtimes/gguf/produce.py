@@ -1,0 +1,146 @@
+"""The export worker's story: importance, types, the one pass, and what verification compares with."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ....calibration.samples import SampleSet
+from ....targets import host
+from ....targets.errors import ConversionFailed, UsageError
+from ...job import Job, Outcome, Progress
+from . import ARTIFACT, mixture, one_pass, two_step
+
+if TYPE_CHECKING:
+    from .mixture import Importance
+
+MATRIX = "imatrix.gguf"
+BASE, PLAIN = "base.gguf", "plain.gguf"
+"""In the work folder: the model in 16 bits, and the scheme without importance."""
+
+
+@dataclass(frozen=True)
+class _Weighing:
+    """The importance matrix, if any, and what was made for it."""
+
+    values: Importance | None = None
+    name: str = ""
+    """Its file, for errors."""
+    files: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def run(job: Job, progress: Progress) -> Outcome:
+    """Write the artifact, and beside it the importance matrix where one was collected."""
+    started = time.perf_counter()
+    model = one_pass.open_model(job)
+    base, base_notes = _base(job, model, progress)
+    weighing = _weigh(job, model, base, progress)
+    out = Path(job.staging) / ARTIFACT
+    written, notes = _write(job, model, out, progress, weighing)
+    data: dict[str, Any] = {
+        "bytes_written": written.total,
+        "types": dict(written.types),
+        "threads": one_pass.threads(job),
+        "lanes": written.lanes,
+    }
+    if job.options.get("base") and base is not None:
+        data["base"] = str(base)
+        if weighing.values is not None:
+            plain = Path(job.work) / PLAIN
+            _write(job, model, plain, progress, _Weighing(), stage="quantize without importance")
+            data["plain"] = str(plain)
+    data["seconds"] = time.perf_counter() - started
+    return Outcome(files=(ARTIFACT, *weighing.files), notes=base_notes + weighing.notes + notes, data=data)
+
+
+def _write(
+    job: Job,
+    model: one_pass.Model,
+    out: Path,
+    progress: Progress,
+    weighing: _Weighing,
+    stage: str = "quantize",
+) -> tuple[one_pass.Written, tuple[str, ...]]:
+    types = mixture.decide(
+        model.entries, model.described, job.quant, Path(job.work), importance=weighing.values
+    )
+    notes = one_pass.require_allowed(model, types, bool(job.options.get("requantize")))
+    if job.options.get("two_step"):
+        one_pass.weigh(model, types, weighing.values, weighing.name)
+        return two_step.run(job, model, out, progress, weighing.values), notes
+    written = one_pass.write(
+        model,
+        types,
+        job.quant,
+        out,
+        progress,
+        threads=one_pass.threads(job),
+        importance=weighing.values,
+        importance_name=weighing.name,
+        stage=stage,
+    )
+    return written, notes
+
+
+def _base(job: Job, model: one_pass.Model, progress: Progress) -> tuple[Path | None, tuple[str, ...]]:
+    """The model unquantized, where something is to run it: a GGUF source itself, or a file in 16 bits."""
+    observed = job.options.get("calibrated") and not job.options.get("imatrix")
+    if not (job.options.get("base") or observed):
+        return None, ()
+    if job.source_kind == "gguf":
+        return Path(job.source_path), ()
+    path, threads = Path(job.work) / BASE, one_pass.threads(job)
+    own = one_pass.own_scheme(model.tensors)
+    wanted = own if own != "f32" else "f16"
+    for scheme in dict.fromkeys((job.options.get("via") or wanted, "bf16")):
+        base = model.through(scheme)
+        try:
+            one_pass.write(
+                base, base.between, scheme, path, progress, threads=threads, stage=f"write {scheme}"
+            )
+        except ConversionFailed:
+            if scheme == "bf16" or job.options.get("via"):
+                raise
+            continue
+        note = f"Compared with the model in {scheme}: some weights are too large for float16."
+        return path, (note,) if scheme != wanted and not job.options.get("via") else ()
+    raise AssertionError("bf16 holds what float32 holds")
+
+
+def _weigh(job: Job, model: one_pass.Model, base: Path | None, progress: Progress) -> _Weighing:
+    given = job.options.get("imatrix")
+    if not given and not job.options.get("calibrated"):
+        return _Weighing()
+    from . import importance
+
+    if given:
+        return _Weighing(importance.read(Path(given)), Path(given).name)
+    if job.samples is None:
+        raise UsageError("an importance matrix needs text to run the model on", mend="Add --calibration FILE")
+    assert base is not None
+    run_on, notes = _bearable(job, model, base, progress)
+    out = Path(job.staging) / MATRIX
+    windows = SampleSet.open(Path(job.samples) / "calibration").array("input_ids")
+    importance.collect(run_on, windows, out, threads=one_pass.threads(job), progress=progress)
+    return _Weighing(importance.read(out), MATRIX, (MATRIX,), notes)
+
+
+def _bearable(
+    job: Job, model: one_pass.Model, base: Path, progress: Progress
+) -> tuple[Path, tuple[str, ...]]:
+    """The file that activations are collected on: in q8_0 where 16 bits would not fit into memory."""
+    free = host.available_bytes()
+    if free is None or base.stat().st_size < 0.8 * free or job.source_kind == "gguf":
+        return base, ()
+    path = Path(job.work) / "observed.gguf"
+    types = mixture.decide(model.entries, model.described, "q8_0", Path(job.work))
+    one_pass.write(
+        model, types, "q8_0", path, progress, threads=one_pass.threads(job), stage="write q8_0 to observe"
+    )
+    note = (
+        f"The importance matrix was collected on q8_0: 16 bits take {base.stat().st_size:,} bytes of memory."
+    )
+    return path, (note,)
