@@ -44,6 +44,7 @@ def make(
     tokens: int = 768,
     tokenizer: str | None = None,
     card: bool = False,
+    masks: bool = False,
     config: dict[str, Any] | None = None,
     **sizes: int | None,
 ) -> Path:
@@ -52,6 +53,8 @@ def make(
     `sizes` may name hidden, layers, heads, kv_heads, head_dim, feed, context; hidden is 256 where not named (576 for
     smollm), so that K-quants apply; 288 makes them fall back to blocks of 32, 80 to 16-bit weights. `config` overrides
     keys of config.json. `tokenizer` names another style (of tiny_tokenizers or tiny_sentencepiece), such as unigram.
+    `masks` adds the causal masks that GPT-2's own file holds; the converter of llama-cpp-python 0.3.36 cannot map them
+    (`Can not map tensor 'h.0.attn.bias'`), so that the oracle for such a folder is the one without them.
     """
     family = FAMILIES[architecture]
     tied = family.tied if tied is None else tied
@@ -67,6 +70,9 @@ def make(
     if card:
         (folder / "README.md").write_text(CARD, encoding="utf-8")
     shapes = dict(_shapes(architecture, measures, tied))
+    if masks:
+        square = (1, 1, measures.context, measures.context)
+        shapes |= {f"h.{layer}.attn.bias": square for layer in range(measures.layers)}
     write_shards(folder, shapes, dtype, shards=shards, seed=seed, gemma=architecture.startswith("gemma"))
     return folder
 
@@ -132,11 +138,10 @@ def _layer_shapes(architecture: str, s: Sizes) -> Iterator[tuple[str, tuple[int,
 
 
 def _gpt2_shapes(s: Sizes) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """GPT-2's own file has no `transformer.` before its names, and holds the causal masks."""
+    """GPT-2's own file has no `transformer.` before its names."""
     yield "wte.weight", (s.vocabulary, s.hidden)
     yield "wpe.weight", (s.context, s.hidden)
     for layer in range(s.layers):
-        yield f"h.{layer}.attn.bias", (1, 1, s.context, s.context)
         linear = (("attn.c_attn", 1, 3), ("attn.c_proj", 1, 1), ("mlp.c_fc", 1, 4), ("mlp.c_proj", 4, 1))
         for name, into, out in linear:  # Conv1D: input first
             yield f"h.{layer}.{name}.weight", (into * s.hidden, out * s.hidden)
