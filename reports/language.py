@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ..verification.budget import rise_percent
 from .figures import UNKNOWN, percent
 
 
@@ -13,11 +14,22 @@ def fidelity_lines(manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
     found = manifest["fidelity"]
     if not found or "perplexity" not in found:
         return []
-    lines = [(f"against {found['against']}", _loss(found["kl"], found["perplexity"]))]
+    lines = []
+    if found["against"]:
+        lines.append((f"against {found['against']}", _loss(found["kl"], found["perplexity"])))
+    else:
+        lines.append(("alone", _loss(None, found["perplexity"])))
     without = manifest.get("without_importance")
     if without:
-        lines.append(("the same without importance matrix", _loss(without["kl"], without["perplexity"])))
-    return [*lines, ("the source in torch", _source(found["source"]))]
+        before = {"artifact": without["perplexity"], "reference": found["perplexity"]["reference"]}
+        lines.append(("the same without importance matrix", _loss(without["kl"], before)))
+    if found["why"]:
+        lines.append(("the source in torch", f"not compared: {found['why']}"))
+    elif found["source"] and found["source"]["reference"]:
+        source = found["source"]
+        lines.append(("before quantizing, against the source in torch", _distance(source["reference"])))
+        lines.append(("against the source in torch", _distance(source["artifact"])))
+    return lines
 
 
 def _loss(divergence: Mapping[str, Any] | None, perplexity: Mapping[str, Any]) -> str:
@@ -27,19 +39,21 @@ def _loss(divergence: Mapping[str, Any] | None, perplexity: Mapping[str, Any]) -
             f"KL divergence {divergence['mean']:.4g} ± {divergence['stderr']:.2g} nats a token"
             f" (99 % below {divergence['p99']:.3g})"
         )
-    ours, theirs = perplexity["artifact"], perplexity.get("reference")
-    sentence = f"perplexity {ours:.4g}"
-    if theirs:
-        sentence += f", {theirs:.4g} before ({100 * (ours / theirs - 1):+.2f} %)"
+    rise = rise_percent(perplexity)
+    sentence = f"perplexity {_value(perplexity['artifact'])}"
+    if rise is not None:
+        sentence += f", {_value(perplexity['reference'])} before ({rise:+.2f} %)"
     return ", ".join([*parts, sentence])
 
 
-def _source(source: Mapping[str, Any]) -> str:
-    if source.get("why"):
-        return f"not compared: {source['why']}"
+def _value(perplexity: Mapping[str, Any]) -> str:
+    return UNKNOWN if perplexity["value"] is None else f"{perplexity['value']:.4g}"
+
+
+def _distance(figures: Mapping[str, Any]) -> str:
     return (
-        f"cosine {source['cosine']:.5f}, top-1 agrees {percent(source['top1_agreement'])},"
-        f" KL {source['kl']['mean']:.3g}"
+        f"cosine {figures['cosine']:.5f}, top-1 agrees {percent(figures['top1_agreement'])},"
+        f" KL divergence {figures['kl']['mean']:.3g}"
     )
 
 
@@ -48,7 +62,7 @@ def speed_lines(manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
     speed = manifest["measured"].get("speed")
     if not speed:
         return []
-    expected = speed.get("predicted_decode_tokens_per_second")
+    expected = speed["predicted_decode_tokens_per_second"]
     generation = f"{speed['decode_tokens_per_second']:.4g} tokens/s"
     if expected:
         ratio = speed["decode_tokens_per_second"] / expected

@@ -53,18 +53,25 @@ class Budget:
             elif divergence["mean"] > self.kl:
                 yield f"the KL divergence is {divergence['mean']:.4g} nats a token, over {self.kl:g}"
         if self.ppl_percent is not None:
-            before = perplexity.get("reference")
-            if not before:
+            rise = rise_percent(perplexity)
+            if rise is None:
                 yield "the rise of perplexity could not be measured: there was no reference"
-            elif 100 * (perplexity["artifact"] / before - 1) > self.ppl_percent:
-                risen = 100 * (perplexity["artifact"] / before - 1)
-                yield f"the perplexity rises by {risen:.2f} %, over {self.ppl_percent:g}"
-        source = fidelity.get("source")
-        if source and not source.get("why") and source["cosine"] < SOURCE_COSINE:
+            elif rise > self.ppl_percent:
+                yield f"the perplexity rises by {rise:.2f} %, over {self.ppl_percent:g}"
+        before = (fidelity.get("source") or {}).get("reference")
+        if before and before["cosine"] < SOURCE_COSINE:
             yield (
-                f"before quantizing, the converted model has cosine {source['cosine']:.4f} to the source, below"
+                f"before quantizing, the converted model has cosine {before['cosine']:.4f} to the source, below"
                 f" {SOURCE_COSINE:g}: the conversion itself is wrong"
             )
+
+
+def rise_percent(perplexity: Mapping[str, Any]) -> float | None:
+    """By how many percent the artifact's perplexity lies above its reference's; None where one is not known."""
+    after, before = perplexity.get("artifact"), perplexity.get("reference")
+    if not after or not before or after["value"] is None or not before["value"]:
+        return None
+    return 100 * (float(after["value"]) / float(before["value"]) - 1)
 
 
 SOURCE_COSINE = 0.99

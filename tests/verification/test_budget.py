@@ -20,8 +20,8 @@ def language(kl: float = 0.02, artifact: float = 10.3, source: float = 0.9999) -
     return {
         **figures(),
         "kl": {"mean": kl, "stderr": 0.001, "p99": 0.1},
-        "perplexity": {"artifact": artifact, "reference": 10.0},
-        "source": {"cosine": source, "why": None},
+        "perplexity": {"artifact": {"value": artifact}, "reference": {"value": 10.0}},
+        "source": {"reference": {"cosine": source}},
     }
 
 
@@ -78,5 +78,5 @@ def test_a_language_model_that_lost_too_much_is_told_by_its_own_figures(budget, 
 def test_a_language_model_within_its_bounds_says_nothing() -> None:
     assert parse("kl=0.05, ppl=4%", None) == Budget(kl=0.05, ppl_percent=4)
     assert Budget(kl=0.05, ppl_percent=4).missed(language()) == ()
-    unchecked = {**language(source=0.0), "source": {"why": "torch is not installed"}}
+    unchecked = {**language(), "source": None, "why": "torch is not installed"}
     assert Budget().missed(unchecked) == ()
