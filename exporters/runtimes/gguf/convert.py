@@ -72,7 +72,7 @@ class Converter:
         blocks = stored - PLAIN.keys() - set(PLAIN.values())
         copied = {rows.type_id(dtype) for dtype in blocks} == {order.type}
         narrowed = order.between == BF16 and bool(stored & {"float16", "float32"})
-        return bool(blocks) and not copied or order.bound.tensor.transform == "plus one" or narrowed
+        return (bool(blocks) and not copied) or order.bound.tensor.transform == "plus one" or narrowed
 
     def convert(self, order: Order, slab: rows.Slab, buffer: Buffer) -> memoryview:
         """The slab's rows in the order's type. The bytes are valid until the next call or use of `buffer`.
@@ -142,8 +142,8 @@ class Converter:
         target = self._buffer("float32")
         values: Any = np.frombuffer(target.view, np.float32, count)
         if dtype == "float16":
-            raw = (ctypes.c_uint16 * count).from_address(address)
-            values[:] = np.frombuffer(raw, np.float16, count) + np.float16(1)
+            raw = np.ctypeslib.as_array((ctypes.c_uint16 * count).from_address(address))
+            values[:] = raw.view(np.float16) + np.float16(1)
             return target.address
         if dtype == "bfloat16":
             self.ggml.ggml_bf16_to_fp32_row(address, target.address, count)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ....sources.gguf import header
+from ....sources.place import Place
 from ....targets.errors import Unsupported, UsageError
 from ...job import Job, Progress
 from . import blueprint, lanes, library, mixture, rows, stream
@@ -78,7 +79,7 @@ def open_model(job: Job) -> Model:
     return model.through(route(own_scheme(tensors), job.quant, job.options.get("via")))
 
 
-def places(job: Job) -> Mapping[str, rows.Place]:
+def places(job: Job) -> Mapping[str, Place]:
     """Where the tensors of the job's source lie."""
     if job.source_kind == "gguf":
         from ....sources import gguf
