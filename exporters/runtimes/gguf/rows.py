@@ -136,7 +136,7 @@ def _check_shape(bound: Bound, place: Place, part: str) -> None:
         whole = per_head * tensor.heads == bound.rows and per_head % 2 == 0
         fits = tensor.heads > 0 and whole and len(bound.places) == 1
     else:
-        fits = _elements(place.shape) % tensor.width == 0
+        fits = place.shape[-1:] == tensor.shape[-1:] or len(tensor.shape) == 1
     if not fits or place.nbytes != header.type_bytes(kind, place.shape):
         fact = f"shape {list(place.shape)}, which {tensor.name} {list(tensor.shape)} cannot be made of"
         raise SourceUnreadable(fact, where=f"{place.file.name}: {part}", mend=_AGAIN)
