@@ -81,7 +81,8 @@ def _language_options(request: Request, checked: Check) -> dict[str, Any]:
     llm = checked.facts.llm
     return {
         "calibration": request.calibration,
-        "base": True,
+        # What is not quantized is compared with the source alone.
+        "base": "float" not in checked.scheme.weights,
         "context": llm.context if llm else None,
         "sequence": request.sequence,
         "imatrix": None if request.imatrix is None else str(request.imatrix.resolve()),

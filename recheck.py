@@ -56,7 +56,9 @@ def verify(
     compared = done[_looking(found)[1]].data
     found["fidelity"] = compared["fidelity"]
     found["audit"] = record.audit_entry(compared["audit"], asked["weights"], asked["compute"])
-    found["measured"] = {**found["measured"], "latency_ms": compared["latency_ms"]}
+    found["measured"] = {
+        **found["measured"], "latency_ms": compared["latency_ms"], "speed": compared.get("speed")
+    }  # fmt: skip
     missed = allowed.missed(found["fidelity"]) if found["fidelity"] else ()
     if missed:
         raise FidelityBelowBudget("; ".join(missed), where=str(folder))

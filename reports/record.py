@@ -22,12 +22,12 @@ if TYPE_CHECKING:
     from ..request import Request
     from ..targets.feasibility import Predicted
 
-KEPT_BYTES = 16 << 20
-"""At most this much of the held-out samples is published beside the artifact."""
+KEPT_BYTES = {"arrays": 16 << 20, "language": 64 << 20}
+"""At most this much of the held-out samples is published beside the artifact, by how it is verified."""
 KEPT = "verification"
 """The folder of those samples in the output folder."""
 
-REPEATED = ("layout", "observer", "opset", "samples", "seed", "sequence", "signature", "threads")
+REPEATED = ("layout", "observer", "opset", "samples", "seed", "sequence", "signature", "threads", "kv_type")
 """The options of a job that `modelport verify` needs again."""
 
 
@@ -128,7 +128,7 @@ def predicted_entry(predicted: Predicted) -> dict[str, Any]:
 def publish_into(folder: Path, job: Job, written: dict[str, Any], *, keep_samples: bool) -> None:
     """Put samples, report and manifest beside the artifact; adds `files` to the manifest."""
     if keep_samples:
-        written["kept_samples"] = keep(job, folder / KEPT)
+        written["kept_samples"] = keep(job, folder / KEPT, KEPT_BYTES[written["verify"]])
     html.write(folder, written)
     written["files"] = manifest.file_entries(folder)
     manifest.write(folder, written)
@@ -146,12 +146,17 @@ def finish_into(folder: Path, written: dict[str, Any], outcome: Outcome) -> None
     manifest.write(folder, written)
 
 
-def keep(job: Job, folder: Path) -> int:
-    """Copy held-out samples and reference outputs for `modelport verify`; returns how many were kept."""
+def keep(job: Job, folder: Path, most: int) -> int:
+    """Copy held-out samples and reference outputs for `modelport verify`; returns how many were kept.
+
+    As many as `most` bytes hold, and none where there is nothing to compare with.
+    """
     held_out = SampleSet.open(Path(str(job.samples)) / "held_out")
     reference = Path(str(job.options["reference"]))
+    if not reference.is_file():
+        return 0
     total = sum(file.stat().st_size for file in held_out.folder.iterdir()) + reference.stat().st_size
-    count = held_out.count if total <= KEPT_BYTES else max(1, held_out.count * KEPT_BYTES // total)
+    count = held_out.count if total <= most else max(1, held_out.count * most // total)
     folder.mkdir()
     if count == held_out.count:
         shutil.copytree(held_out.folder, folder / "held_out")
