@@ -7,8 +7,7 @@ from pathlib import Path
 from ...targets.facts import BLOCK_BITS, IoFact, ModelFacts, TensorFact
 from ..place import Place
 from ..source import Source
-from . import header
-from .geometry import geometry
+from . import geometry, header
 from .parts import Model, read_model
 
 KIND = "gguf"
@@ -26,7 +25,7 @@ def open(path: Path) -> Source:
     language model.
     """
     model = read_model(path)
-    geometry(model)
+    geometry.read(model)
     return Source(KIND, path, tuple(sorted(model.files)))
 
 
@@ -38,7 +37,7 @@ def places(path: Path) -> dict[str, Place]:
 def inspect(source: Source, *, sequence: int = 128) -> ModelFacts:
     """Geometry and weights. Operators are left out: prefill and decode follow from the geometry."""
     model = read_model(source.path)
-    llm = geometry(model)
+    llm = geometry.read(model)
     return ModelFacts(
         kind=KIND,
         name=source.name,

@@ -58,7 +58,7 @@ def architecture(keys: Fields) -> str:
     return name
 
 
-def geometry(model: Model) -> LlmFacts:
+def read(model: Model) -> LlmFacts:
     """The figures that memory and speed follow from.
 
     Where layers differ (lists in the keys), the largest one counts. Raises SourceUnreadable for keys that

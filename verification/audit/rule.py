@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from ...targets.facts import BLOCK_BITS
 from . import Audit
 
 EXPECTED = 0.95
@@ -18,7 +19,13 @@ SAME_FORM = {
     "float16": ("float16",),
     "int16": ("int16",),
 }
-"""Stored dtypes that count as the asked one."""
+"""Stored dtypes that count as the asked one; `forms` adds ggml's blocks."""
+
+BLOCK_RANGES = {"int8": (5.0, 9.0), "int4": (3.0, 6.6), "int2": (2.0, 6.6)}
+"""Bits of the blocks that count as the asked integers, from and to.
+
+llama.cpp's schemes are mixtures: a 4-bit one keeps the head and half of its most sensitive matrices in 6 bits.
+"""
 
 
 @dataclass(frozen=True)
@@ -41,20 +48,46 @@ def left_in_float(operators: Iterable[str]) -> str:
     )
 
 
+def forms(weights: str) -> tuple[str, ...]:
+    """The stored dtypes that count as `weights`: "int4" -> int4, uint4, q4_0, q4_k, q6_k..."""
+    low, high = BLOCK_RANGES.get(weights, (0.0, 0.0))
+    blocks = (name for name, bits in BLOCK_BITS.items() if low <= bits <= high)
+    return (*SAME_FORM.get(weights, (weights,)), *blocks)
+
+
+def _in_other_blocks(audit: Audit, weights: str) -> tuple[float, str]:
+    """Share of the weight bytes in quantized blocks of another width than asked, and the words for it.
+
+    A row that is no multiple of 256 values falls back to blocks of 32, which are wider.
+    """
+    asked = forms(weights)
+    others = [name for name in audit.weight_bytes if name in BLOCK_BITS and name not in asked]
+    if weights not in BLOCK_RANGES or not others:
+        return 0.0, ""
+    listed = ", ".join(f"{name} {audit.weight_share((name,)):.1%}" for name in others)
+    return audit.weight_share(others) or 0.0, f"; in other blocks: {listed}"
+
+
 def shares(audit: Audit, weights: str, compute: str) -> Shares:
-    """Hold an audit against the scheme's weight dtype and compute dtype (names of `facts.DTYPE_BITS`)."""
-    weight_share = audit.weight_share(SAME_FORM.get(weights, (weights,)))
+    """Hold an audit against the scheme's weight dtype and compute dtype (names of `facts.DTYPE_BITS`).
+
+    Refused is a file of which less than half is in the asked form, or in quantized blocks of any width where
+    integers were asked for; and one that holds nothing at all of what was asked for.
+    """
+    weight_share = audit.weight_share(forms(weights))
     mac_share = audit.mac_share(SAME_FORM.get(compute, (compute,)))
     warnings: list[str] = []
     left = left_in_float(audit.float_ops)
     named = f"; left in float: {left}" if left else ""
     # Biases of integer kernels are int32 by design: a small model whose rest is that got what was asked.
-    asked_or_bias = audit.weight_share((*SAME_FORM.get(weights, (weights,)), "int32"))
+    asked_or_bias = audit.weight_share((*forms(weights), "int32"))
+    other_share, others = _in_other_blocks(audit, weights)
     if weight_share is not None and asked_or_bias is not None and asked_or_bias < EXPECTED:
         warnings.append(
-            f"{weights} was asked for and {weight_share:.1%} of the weight bytes are {weights}{named}"
+            f"{weights} was asked for and {weight_share:.1%} of the weight bytes are {weights}{others}{named}"
         )
     if "int" in compute and mac_share is not None and mac_share < EXPECTED:
         warnings.append(f"{mac_share:.1%} of the multiply-accumulates are {compute}{named}")
-    refused = weights != "float32" and weight_share is not None and weight_share < REFUSED
+    held = weight_share is None or (weight_share > 0 and weight_share + other_share >= REFUSED)
+    refused = weights != "float32" and not held
     return Shares(weight_share, mac_share, tuple(warnings), refused)
