@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,8 +57,6 @@ class Family:
     """Adds keys that stand before general.type: those that the converter adds while it lists the tensors."""
     dropped: tuple[str, ...] = ()
     """Weights that llama.cpp does not read."""
-    rows: Mapping[str, Callable[[Model], int]] | None = None
-    """Weights whose first rows alone are written, and how many."""
 
 
 def read_model(folder: Path) -> Model:

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .....sources.files import jsonfile
-from .....sources.files.containment import contained
 from .....sources.files.jsonfile import Fields
-from .....sources.huggingface.checkpoint import COMPANION_LIMIT
 from .....targets.errors import Unsupported
 from ..blueprint import Transform
 from . import rope, shared
@@ -37,8 +34,10 @@ def _gemma2(model: Model, writer: Any) -> None:
 def _gemma3(model: Model, writer: Any) -> None:
     config = model.config
     pattern = config.integer("sliding_window_pattern", 6, high=10_000)
-    # Without a window llama.cpp attends to everything in every layer.
-    _require(model, pattern if pattern == 1 else 6)
+    if pattern not in (1, 6):
+        fact = f"llama.cpp lets one layer in 6 see everything, or all of them, not one in {pattern}"
+        raise Unsupported(fact, where=config.where("sliding_window_pattern"))
+    _require(model, pattern)
     if config.values.get("attn_logit_softcapping") is not None:
         where = config.where("attn_logit_softcapping")
         raise Unsupported("llama.cpp computes Gemma 3 without this cap", where=where)
@@ -54,7 +53,7 @@ def _gemma3(model: Model, writer: Any) -> None:
 
 def _rope(model: Model) -> rope.Rope:
     """Gemma 3 rotates its local layers by another base; older configs say so beside rope_theta."""
-    found = rope.read(model, 1_000_000.0)
+    found = rope.read(model)
     if found.sliding is not None:
         return found
     base = model.config.number("rope_local_base_freq", 10_000.0)
@@ -71,28 +70,27 @@ def _require(model: Model, pattern: int) -> None:
             f"llama.cpp lets every layer but each {pattern}th see a window, and this model has another order",
             where=model.config.where("layer_types"),
         )
+    _require_scale(model)
+
+
+def _require_scale(model: Model) -> None:
+    """llama.cpp scales by the root of a head's width, and by that of hidden / heads in the two 27B models."""
+    facts, largest = model.facts, {"gemma2": 46, "gemma3_text": 62}
+    is_27b = facts.layers == largest.get(model.config.text("model_type"))
+    width = facts.hidden // facts.heads if is_27b else facts.head_dim
+    scale = model.config.number("query_pre_attn_scalar", 256)
+    if scale != width:
+        raise Unsupported(
+            f"llama.cpp scales attention by the root of {width} in a model of this shape, not of {scale:g}",
+            where=model.config.where("query_pre_attn_scalar"),
+        )
 
 
 def _transform(model: Model, name: str) -> tuple[Transform, int]:
     return ("plus one", 0) if name.endswith("norm.weight") else ("keep", 0)
 
 
-def _vocabulary(model: Model) -> int:
-    """Rows of the embedding that have a token, where the tokenizer is no SentencePiece model."""
-    if (model.folder / "tokenizer.model").exists() or not (model.folder / "tokenizer.json").exists():
-        return model.facts.vocab
-    path = contained(model.folder, "tokenizer.json", where="tokenizer.json")
-    whole = Fields(jsonfile.read_object(path, limit=COMPANION_LIMIT), path.name)
-    inner, added = whole.values.get("model"), whole.values.get("added_tokens")
-    tokens = inner.get("vocab") if isinstance(inner, dict) else None
-    if not isinstance(tokens, dict | list) or not isinstance(added, list):
-        return model.facts.vocab
-    return len(tokens) + len(added)
-
-
 FAMILIES = {
     "Gemma2ForCausalLM": Family("GEMMA2", _gemma2, _transform, dropped=("lm_head.weight",)),
-    "Gemma3ForCausalLM": Family(
-        "GEMMA3", _gemma3, _transform, rows={"model.embed_tokens.weight": _vocabulary}
-    ),
+    "Gemma3ForCausalLM": Family("GEMMA3", _gemma3, _transform),
 }

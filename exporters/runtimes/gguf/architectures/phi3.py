@@ -21,7 +21,12 @@ def _rope(model: Model) -> Fields:
     if kind not in ("default", "longrope", "su", "yarn"):
         where = fields.where("rope_type")
         raise Unsupported(f"the scaling {kind!r} is not known", where=where, mend="Known: default, longrope")
-    values = {"original_max_position_embeddings": 4096, "partial_rotary_factor": 1.0, **fields.values}
+    values = {"partial_rotary_factor": 1.0, **fields.values}
+    original = model.config.integer("original_max_position_embeddings", 4096, high=_LIMIT)
+    if kind in ("longrope", "yarn"):
+        # The field beside the parameters goes first.
+        values["original_max_position_embeddings"] = original
+    values.setdefault("original_max_position_embeddings", original)
     return Fields(values, fields.file)
 
 

@@ -14,6 +14,8 @@ from .family import Model
 WITHOUT_KEYS = ("default", "dynamic", "llama3")
 """Types that llama.cpp reads no type for: llama3 is a tensor of factors."""
 KNOWN = (*WITHOUT_KEYS, "linear", "yarn", "longrope", "su")
+BASES = {"smollm3": 2_000_000.0, "mixtral": 1_000_000.0, "gemma3_text": 1_000_000.0}
+"""rope_theta where config.json does not say and transformers does not assume 10,000."""
 _SCALED = ("llama3", "yarn", "longrope")
 
 
@@ -30,12 +32,13 @@ class Rope:
         return self.full.text("rope_type")
 
 
-def read(model: Model, theta: float = 10000.0) -> Rope:
+def read(model: Model) -> Rope:
     """The parameters, from transformers 5's `rope_parameters` or the older `rope_theta` and `rope_scaling`.
 
     Raises SourceUnreadable for wrong types, and Unsupported for a type of scaling that is not known.
     """
     key, raw = given(model)
+    theta = BASES.get(model.config.text("model_type"), 10_000.0)
     if "full_attention" not in raw and "sliding_attention" not in raw:
         return Rope(_complete(model, raw, key, theta))
     nested = Fields(raw, f"{model.config.file}: {key}")
@@ -66,6 +69,8 @@ def _complete(model: Model, values: dict[str, Any], key: str, theta: float) -> F
     config = model.config
     values.setdefault("rope_theta", config.values.get("rope_theta", theta))
     values.setdefault("rope_type", values.get("type", "default"))
+    if values["rope_type"] in _SCALED:
+        values.setdefault("original_max_position_embeddings", model.facts.context)
     for name in ("partial_rotary_factor", "original_max_position_embeddings"):
         if config.values.get(name) is not None:
             values.setdefault(name, config.values[name])
@@ -77,12 +82,6 @@ def _complete(model: Model, values: dict[str, Any], key: str, theta: float) -> F
             where=fields.where("rope_type"),
             mend=f"Known: {', '.join(KNOWN)}",
         )
-    if kind in _SCALED:
-        # transformers lets the field outside go first, and falls back to the whole context.
-        outside = config.values.get("original_max_position_embeddings")
-        if outside is not None:
-            values["original_max_position_embeddings"] = outside
-        values.setdefault("original_max_position_embeddings", model.facts.context)
     return fields
 
 
@@ -144,6 +143,9 @@ def frequencies(model: Model) -> tuple[Tensor, ...]:
     ):
         if value <= 0:
             raise SourceUnreadable(f"{value} is not above 0", where=full.where(key))
+    if high <= low:
+        where = full.where("high_freq_factor")
+        raise SourceUnreadable(f"{high} is not above low_freq_factor, {low}", where=where)
     exponents = np.arange(0, dim, 2, dtype=np.float32) / np.float32(dim)
     one, single = np.float32(1), np.float32
     # The power in 64 bits: torch's is rounded nearly correctly, and numpy's 32-bit one is not.

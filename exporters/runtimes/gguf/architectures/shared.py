@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from .....targets.errors import SourceUnreadable
 from . import rope
 from .family import Model
 
@@ -13,10 +14,7 @@ _SIZES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("add_feed_forward_length", ("intermediate_size", "n_inner")),
     ("add_head_count", ("num_attention_heads", "n_head")),
 )
-_NORMS: tuple[tuple[str, tuple[str, ...]], ...] = (
-    ("add_layer_norm_rms_eps", ("rms_norm_eps", "norm_eps")),
-    ("add_layer_norm_eps", ("layer_norm_eps", "layer_norm_epsilon", "norm_epsilon")),
-)
+_NORMS: tuple[str, ...] = ("layer_norm_eps", "layer_norm_epsilon", "norm_epsilon")
 _EXPERTS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("add_expert_count", ("num_local_experts", "num_experts")),
     ("add_expert_used_count", ("num_experts_per_tok", "num_experts_per_token")),
@@ -29,18 +27,20 @@ def add(
 ) -> None:
     """Add the common keys. `head_dim`: what transformers assumes where config.json does not say."""
     config = model.config
+    if model.facts.head_dim % 2:
+        fact = f"{model.facts.head_dim} is odd, and rotation turns pairs"
+        raise SourceUnreadable(fact, where=config.where("head_dim"))
     writer.add_block_count(model.facts.layers)
     for method, keys in _SIZES:
         _integer(model, writer, method, keys)
-    if "num_key_value_heads" in config.values:
-        writer.add_head_count_kv(model.facts.kv_heads)
+    writer.add_head_count_kv(model.facts.kv_heads)
     if not config.flag("is_causal", True):
         writer.add_causal_attention(False)
     rope.add(model, writer, rope_parameters)
-    for method, keys in _NORMS:
-        key = next((key for key in keys if config.values.get(key) is not None), None)
-        if key is not None:
-            getattr(writer, method)(config.number(key))
+    writer.add_layer_norm_rms_eps(config.number("norm_eps" if _given(model, "norm_eps") else "rms_norm_eps"))
+    key = next((key for key in _NORMS if _given(model, key)), None)
+    if key is not None:
+        writer.add_layer_norm_eps(config.number(key))
     for method, keys in _EXPERTS:
         _integer(model, writer, method, keys)
     width = (

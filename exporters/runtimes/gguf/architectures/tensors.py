@@ -68,8 +68,6 @@ def _tensor(
     transform, heads = family.transform(model, name)
     if transform == "transpose":
         shape = shape[::-1]
-    if family.rows and name in family.rows:
-        shape = (min(shape[0], family.rows[name](model)), *shape[1:])
     always = (gguf.MODEL_TENSOR.POS_EMBD, gguf.MODEL_TENSOR.FFN_GATE_INP)
     float32 = (
         len(shape) < 2 or kind in always or mapped.endswith("_norm.weight") or not mapped.endswith(".weight")
