@@ -71,7 +71,7 @@ def prepare(
 ) -> Prepared:
     """Write `folder`/calibration and `folder`/held_out: "input_ids", int64 (windows, window), from text.
 
-    Text is divided into regions (documents of a .jsonl, about a window of a .txt) that go to one set or the
+    Text is divided into regions (documents of a .jsonl, or parts of long ones; about a window of a .txt) that go to one set or the
     other by their content and `seed`; a set's regions are joined in the order of the file and cut. The same
     text, options and seed give the same bytes.
 

@@ -134,8 +134,9 @@ def compare(job: Job, progress: Progress) -> Outcome:
     with reference:
         data["fidelity"] = _fidelity(job, artifact, windows, reference, progress)
         plain = job.options.get("plain")
-        if plain:
-            compared, found = _compared(job, Path(str(plain)), windows, reference, progress, "run it without")
+        if isinstance(plain, str):
+            stage = "run the artifact without importance"
+            compared, found = _compared(job, Path(plain), windows, reference, progress, stage)
             data["without_importance"] = {
                 "perplexity": perplexity(found),
                 "kl": compared.divergence(),
@@ -187,8 +188,8 @@ def _measured(job: Job, artifact: Path, windows: Array, threads: int, progress: 
 def _reference(job: Job, windows: Array, progress: Progress) -> Recorded | None:
     """What the artifact is held against: kept rows, the 16-bit model's, or the source's; None: nothing."""
     kept, base = Path(str(job.options["reference"])), job.options.get("base")
-    if not kept.is_file() and base:
-        _record_base(job, Path(str(base)), windows, kept, progress)
+    if not kept.is_file() and isinstance(base, str):  # before the export, only whether one is wanted
+        _record_base(job, Path(base), windows, kept, progress)
     made = Path(job.work, SOURCE)
     if not kept.is_file() and made.is_file():
         kept.write_bytes(made.read_bytes())

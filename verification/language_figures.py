@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import zipfile
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -202,16 +201,3 @@ def compare_recorded(reference: Recorded, other: Recorded) -> Comparison:
     for index in range(min(reference.count, other.count)):
         compared.add(reference.rows(index), other.rows(index).astype(np.float32))
     return compared
-
-
-def summary(compared: Comparison) -> dict[str, Any]:
-    """The figures of a comparison as JSON values."""
-    return {"logits": compared.logits(), "kl": compared.divergence()}
-
-
-def each(windows: Array) -> Iterator[tuple[int, Array]]:
-    """(index, tokens) of each window."""
-    yield from enumerate(np.asarray(windows))
-
-
-Figures = Mapping[str, Any]
