@@ -86,12 +86,15 @@ def _seen_in_folder(path: Path) -> tuple[str, str]:
             "Save them as safetensors: in a place where you trust the file, "
             "AutoModel.from_pretrained(folder).save_pretrained(other_folder)"
         )
-    ggufs = _held(names, ".gguf")
-    if ggufs and not _held(names, ".safetensors"):
+    weights, ggufs = _held(names, ".safetensors"), _held(names, ".gguf")
+    if ggufs and not weights:
         return _name_one(path, ggufs)
+    if "config.json" in names and weights:
+        fact = f"weights stand here ({weights[0]}) without model.safetensors or model.safetensors.index.json"
+        return fact, "Download the model again, with all its files"
     if "config.json" in names:
         return "config.json stands here without model.safetensors", "Download the weights as well"
-    if any(name.endswith(".safetensors") for name in names):
+    if weights:
         return "weights stand here without config.json", "Put the model's config.json beside them"
     inside = _held(names, ".pt2", ".onnx", ".keras")
     if inside:
