@@ -77,10 +77,12 @@ def check(
     context: int | None = None,
     sequence: int | None = None,
     signature: str | None = None,
+    kv_type: str | None = None,
 ) -> Check:
     """Tell whether `model` fits `device` and how fast it will be, from headers alone.
 
-    `context` is in tokens (language models), `sequence` the tokens per sample of a token model. The verdict's
+    `context` is in tokens and `kv_type` one of f16, q8_0 and q4_0 (language models), `sequence` the tokens per
+    sample of a token model. The verdict's
     terms carry value, unit and formula. Raises UsageError, SourceUnreadable or Unsupported; a model that does
     not fit is a verdict, not an error.
     """
@@ -97,6 +99,7 @@ def check(
             context=context,
             sequence=sequence,
             signature=signature,
+            kv_type=kv_type,
         )
     )
 
