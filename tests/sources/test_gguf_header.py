@@ -264,7 +264,8 @@ def test_no_truncation_and_no_flipped_byte_does_more_than_raise_the_one_error(
     path = tmp_path / "m.gguf"
     damaged(path, data)
     tracemalloc.start()
-    begin, where, tensors = time.perf_counter(), "m.gguf", ()
+    begin, where = time.perf_counter(), "m.gguf"
+    tensors: tuple[Info, ...] = ()
     try:
         header = read_header(path)
         tensors = header.tensors

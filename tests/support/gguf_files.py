@@ -27,9 +27,14 @@ LLAMA: Mapping[str, Any] = {
 Tensors = Mapping[str, tuple[str, tuple[int, ...]]]
 
 
-def matrices(layers: int = 2, hidden: int = 256, kv: int = 128, inner: int = 512, vocab: int = 48):
+def matrices(
+    layers: int = 2, hidden: int = 256, kv: int = 128, inner: int = 512, vocab: int = 48
+) -> dict[str, tuple[int, ...]]:
     """Names and numpy-order shapes of a Llama's tensors, the norms left out."""
-    shapes = {"token_embd.weight": (vocab, hidden), "output.weight": (vocab, hidden)}
+    shapes: dict[str, tuple[int, ...]] = {
+        "token_embd.weight": (vocab, hidden),
+        "output.weight": (vocab, hidden),
+    }
     for index in range(layers):
         shapes |= {
             f"blk.{index}.attn_q.weight": (hidden, hidden),
