@@ -148,9 +148,9 @@ def quantize(
 
 
 def first_type(folder: Path, scheme: str) -> str:
-    """The converter's --outtype for a folder: f16 where that is asked for, else the type that config.json names."""
-    if scheme == "f16":
-        return "f16"
+    """The converter's --outtype for a folder: a float scheme itself, else the type that config.json names."""
+    if scheme in ("f32", "f16", "bf16"):
+        return scheme
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     stored = config.get("torch_dtype") or config.get("dtype")
     return {"bfloat16": "bf16", "float16": "f16", "float32": "f32"}[stored]
