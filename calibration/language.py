@@ -71,9 +71,9 @@ def prepare(
 ) -> Prepared:
     """Write `folder`/calibration and `folder`/held_out: "input_ids", int64 (windows, window), from text.
 
-    Text is divided into regions (documents of a .jsonl, or parts of long ones; about a window of a .txt) that go to one set or the
-    other by their content and `seed`; a set's regions are joined in the order of the file and cut. The same
-    text, options and seed give the same bytes.
+    Text is divided into regions (a document of a .jsonl, or a part of a long one; about a window of a .txt) that
+    go to one set or the other by their content and `seed`; a set's regions are joined in the order of the file
+    and cut. The same text, options and seed give the same bytes.
 
     Args:
         data: a .txt or a .jsonl (a text a line, in one of `text.FIELDS`); None: English that ships with Python,

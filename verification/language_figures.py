@@ -165,7 +165,8 @@ class Comparison:
         difference = reference - rows
         self._noise += float(np.square(difference).sum(dtype=np.float64))
         self._signal += float(squares.sum())
-        self._worst = max(self._worst, float(np.abs(difference).max()))
+        largest = float(np.abs(difference).max())
+        self._worst = math.inf if math.isnan(largest) else max(self._worst, largest)
 
     def logits(self) -> dict[str, Any]:
         """The keys of `fidelity.compare_output`; cosines are of single positions."""
