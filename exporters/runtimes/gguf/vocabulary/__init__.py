@@ -1,0 +1,72 @@
+"""The tokenizer in a GGUF file: its entries as llama.cpp's converter writes them, held to the model's own ids."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from . import entries, families, pretokenizers
+from . import gate as parity
+from .files import Files
+from .reference import Reference, load_reference, reference_of
+
+if TYPE_CHECKING:
+    from gguf import GGUFWriter
+
+__all__ = ["Reference", "Report", "load_reference", "write"]
+
+RANKED = (
+    "The tokens' scores come from the order of the merges: those that llama.cpp's converter writes for a"
+    " tokenizer.json alone give other ids"
+)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was written: the pre-tokenizer's name (None for SentencePiece), lines that agreed, notes for the report."""
+
+    pre: str | None
+    lines: int
+    notes: tuple[str, ...]
+
+
+def write(folder: Path, writer: GGUFWriter, *, gate: bool) -> Report:
+    """Add the tokenizer's entries to the writer, after the architecture's, in the converter's order.
+
+    With `gate`, each line of parity.txt and lines with the model's special tokens are encoded by the model's
+    own tokenizer and by llama.cpp, and must get the same ids; the pre-tokenizer's name is the one with which
+    they do. Without, nothing is loaded in llama.cpp, and the name is the likeliest one (for sizes).
+
+    Raises SourceUnreadable for damaged files, Unsupported for a tokenizer that llama.cpp has no form for, and
+    ConversionFailed with the first line that differs.
+    """
+    files = Files(folder)
+    loaded: list[Reference] = []
+
+    def reference() -> Reference:
+        if not loaded:
+            loaded.append(reference_of(files))
+        return loaded[0]
+
+    hints = pretokenizers.hints(files)
+    written = families.write_family(
+        files, writer, lambda: hints[0], lambda number: reference().decode([number])
+    )
+    made = written.vocabulary
+    byte_level = made.kind == "gpt2"
+    if not gate:
+        return Report(hints[0] if byte_level else None, 0, tuple(files.notes))
+    checked = parity.Gate(files, made, reference())
+    if byte_level:
+        passed = parity.find_pre(checked, writer, hints)
+    else:
+        again = (lambda: _rank(written, writer)) if written.ranked else None
+        passed = parity.require_agreement(checked, writer, again)
+    return Report(passed.pre if byte_level else None, passed.lines, (*files.notes, *passed.notes))
+
+
+def _rank(written: families.Written, writer: GGUFWriter) -> str:
+    assert written.ranked is not None
+    writer.kv_data[0][entries.SCORES].value = written.ranked().scores
+    return RANKED

@@ -1,0 +1,115 @@
+"""A vocabulary-only GGUF, as bytes from a writer's entries and loaded in llama.cpp."""
+
+from __future__ import annotations
+
+import ctypes
+import struct
+import tempfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .....targets.errors import ConversionFailed
+from .. import library
+
+if TYPE_CHECKING:
+    from gguf import GGUFWriter
+
+STRING, ARRAY = 8, 9
+FORMATS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+"""struct's letters for the format's value types (ggml/include/gguf.h)."""
+
+
+def pack(entries: Iterable[tuple[str, Any, int]]) -> bytes:
+    """A GGUF file without tensors out of (key, value, value type).
+
+    The gguf package writes the same bytes, item by item: half a second for a large vocabulary.
+    """
+    packed = [_text(key) + struct.pack("<I", kind) + _value(value, kind) for key, value, kind in entries]
+    return b"GGUF" + struct.pack("<IQQ", 3, 0, len(packed)) + b"".join(packed)
+
+
+def vocabulary_entries(writer: GGUFWriter) -> list[tuple[str, Any, int]]:
+    """What llama.cpp reads for a vocabulary: general.* and tokenizer.*, in the writer's order."""
+    return [
+        (key, entry.value, int(entry.type))
+        for key, entry in writer.kv_data[0].items()
+        if key.startswith(("general.", "tokenizer."))
+    ]
+
+
+def _text(value: str | bytes) -> bytes:
+    raw = value.encode("utf-8") if isinstance(value, str) else bytes(value)
+    return len(raw).to_bytes(8, "little") + raw
+
+
+def _value(value: Any, kind: int) -> bytes:
+    if kind == STRING:
+        return _text(value)
+    if kind != ARRAY:
+        return struct.pack("<" + FORMATS[kind], value)
+    if isinstance(value, bytes):
+        return struct.pack("<IQ", 0, len(value)) + value
+    first = value[0]
+    if isinstance(first, str | bytes):
+        return struct.pack("<IQ", STRING, len(value)) + b"".join(map(_text, value))
+    inner = 7 if isinstance(first, bool) else 6 if isinstance(first, float) else 5
+    return struct.pack("<IQ", inner, len(value)) + struct.pack(f"<{len(value)}{FORMATS[inner]}", *value)
+
+
+class LlamaVocabulary:
+    """llama.cpp's tokenizer over a vocabulary-only file, which lives in a temporary folder while it loads.
+
+    A context manager; raises ConversionFailed with llama.cpp's own words where it does not load.
+    """
+
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+
+    def __enter__(self) -> LlamaVocabulary:
+        self._library: Any = library.llama()
+        parameters = self._library.llama_model_default_params()
+        parameters.vocab_only = True
+        said: list[str] = []
+        with tempfile.TemporaryDirectory() as folder, library.log(lambda level, text: said.append(text)):
+            path = Path(folder) / "vocabulary.gguf"
+            path.write_bytes(self._content)
+            self._model = self._library.llama_model_load_from_file(bytes(path), parameters)
+        if not self._model:
+            lines = "".join(said).splitlines()
+            reason = next(
+                (line for line in lines if "error" in line), lines[-1] if lines else "no reason given"
+            )
+            raise ConversionFailed(f"llama.cpp does not load the vocabulary: {reason.strip()}")
+        self._vocabulary = self._library.llama_model_get_vocab(self._model)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._library.llama_model_free(self._model)
+
+    def encode(self, text: str, special: bool, *, framed: bool = False) -> list[int]:
+        """The ids of a text; `special` as in `Reference.encode`, `framed` with what llama.cpp adds around it."""
+        raw = text.encode("utf-8")
+        room = len(raw) + 16
+        buffer = (ctypes.c_int32 * room)()
+        count = self._library.llama_tokenize(self._vocabulary, raw, len(raw), buffer, room, framed, special)
+        if count < 0:
+            buffer = (ctypes.c_int32 * -count)()
+            count = self._library.llama_tokenize(
+                self._vocabulary, raw, len(raw), buffer, -count, framed, special
+            )
+        return list(buffer[:count])
+
+    def encode_lines(self, lines: Sequence[str], special: bool) -> list[list[int]]:
+        """`encode` of each line."""
+        return [self.encode(line, special) for line in lines]
+
+    def frames(self) -> bool:
+        """Whether ids can be put around a text: llama.cpp aborts where it is to add a token that there is not."""
+        pairs = (("add_bos", "bos"), ("add_eos", "eos"))
+        get = self._library
+        return all(
+            getattr(get, f"llama_vocab_{token}")(self._vocabulary) >= 0
+            for flag, token in pairs
+            if getattr(get, f"llama_vocab_get_{flag}")(self._vocabulary)
+        )
