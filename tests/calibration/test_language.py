@@ -24,9 +24,8 @@ def decode(windows: np.ndarray) -> str:
 
 def sets(folder: Path) -> tuple[np.ndarray, np.ndarray]:
     """(calibration, held out)."""
-    return tuple(
-        np.array(SampleSet.open(folder / name).array("input_ids")) for name in ("calibration", "held_out")
-    )
+    kept, held = (SampleSet.open(folder / name).array("input_ids") for name in ("calibration", "held_out"))
+    return np.array(kept), np.array(held)
 
 
 @pytest.fixture

@@ -35,7 +35,7 @@ def legacy(entries: list[tuple[str, int, np.ndarray]]) -> bytes:
 def test_what_is_read_is_sums_by_counts_to_the_bit(tmp_path_factory, sizes, seed) -> None:
     path = tmp_path_factory.mktemp("imatrix") / "imatrix.gguf"
     data = {
-        f"blk.{n}.ffn_up_exps.weight": sums(*size, seed + n, shared=n % 2 == 0)
+        f"blk.{n}.ffn_up_exps.weight": sums(size[0], size[1], seed + n, shared=n % 2 == 0)
         for n, size in enumerate(sizes)
     }
     imatrix.write(path, data, ["a.txt"], 3, 256)

@@ -39,7 +39,7 @@ def windows() -> np.ndarray:
 @pytest.fixture(scope="module")
 def collected(model, windows, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("imatrix") / "imatrix.gguf"
-    done = importance.collect(model[1], windows, out, threads=2, progress=lambda *_: None, datasets=["t.txt"])
+    done = importance.collect(model[1], windows, out, threads=1, progress=lambda *_: None, datasets=["t.txt"])
     assert (done.entries, done.windows, done.unseen) == (14, 3, ())
     return out
 

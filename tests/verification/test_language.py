@@ -43,7 +43,7 @@ def job(made: Path, work: Path, artifact: str = "q4_k_m.gguf", **options: Any) -
         "base": str(made / "base.gguf"),
         "format": "gguf",
         "reference": str(work / "reference.npz"),
-        "threads": 2,
+        "threads": 1,
         "parameters": 2_000_000,
     }
     return Job(
