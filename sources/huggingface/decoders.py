@@ -4,11 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from ...targets.errors import SourceUnreadable
 from ...targets.facts import LlmFacts
 from ..files.jsonfile import Fields, kind_of
+
+
+@dataclass(frozen=True)
+class Experts:
+    """A mixture of experts in place of the feed-forward part: a router, and matrices for each expert."""
+
+    part: str
+    """The layer's part that holds `gate` and `experts`."""
+    names: tuple[str, str, str]
+    """What gate, up and down are called in each expert."""
+    count: str
+    """The field of config.json that holds the number of experts."""
+    intermediate: str
+    """The field that holds an expert's inner width."""
 
 
 @dataclass(frozen=True)
@@ -17,15 +31,15 @@ class Family:
 
     qkv_bias: bool | None = None
     """Bias on q, k and v alone (Qwen2: True) or nowhere (False); None where attention_bias says."""
-    qk_norm: bool = False
-    """RMS normalisation of each head's q and k (Qwen3)."""
+    qk_norm: Literal["", "head", "all"] = ""
+    """RMS normalisation of q and k, of each head (Qwen3) or of all heads together (OLMo 2)."""
     fused: bool = False
     """q, k and v in one matrix, gate and up in another (Phi-3)."""
     norms: tuple[str, ...] = ("input_layernorm", "post_attention_layernorm")
     tied: bool = False
     """Whether embeddings are tied when config.json does not say."""
-    mlp: bool = True
-    """False where the feed-forward part has another form (mixture of experts)."""
+    experts: Experts | None = None
+    """The mixture of experts in the layers that have one."""
     mlp_bias: bool = False
     """Whether mlp_bias in config.json is read."""
     defaults: Mapping[str, Any] = field(default_factory=dict)
@@ -45,9 +59,34 @@ FAMILIES: Mapping[str, Family] = {
     ),
     "smollm3": Family(tied=True, mlp_bias=True, defaults={**_QWEN, "num_key_value_heads": 4}),
     "qwen2": Family(qkv_bias=True, defaults=_QWEN),
-    "qwen3": Family(qk_norm=True, defaults={**_QWEN, "head_dim": 128}),
-    "qwen3_moe": Family(qk_norm=True, mlp=False),
-    "mixtral": Family(mlp=False),
+    "qwen3": Family(qk_norm="head", defaults={**_QWEN, "head_dim": 128}),
+    "qwen3_moe": Family(
+        qk_norm="head",
+        experts=Experts("mlp", ("gate_proj", "up_proj", "down_proj"), "num_experts", "moe_intermediate_size"),
+        defaults={
+            **_QWEN,
+            "num_key_value_heads": 4,
+            "moe_intermediate_size": 768,
+            "num_experts": 128,
+            "num_experts_per_tok": 8,
+        },
+    ),
+    "mixtral": Family(
+        qkv_bias=False,
+        experts=Experts("block_sparse_moe", ("w1", "w3", "w2"), "num_local_experts", "intermediate_size"),
+        defaults={
+            "num_key_value_heads": 8,
+            "max_position_embeddings": 131072,
+            "rms_norm_eps": 1e-5,
+            "num_local_experts": 8,
+            "num_experts_per_tok": 2,
+        },
+    ),
+    "olmo2": Family(
+        qk_norm="all",
+        norms=("post_attention_layernorm", "post_feedforward_layernorm"),
+        defaults={"max_position_embeddings": 2048, "rms_norm_eps": 1e-5},
+    ),
     "gemma": Family(tied=True, defaults={**_GEMMA, "num_key_value_heads": 16}),
     "gemma2": Family(
         tied=True,
@@ -61,7 +100,7 @@ FAMILIES: Mapping[str, Family] = {
     ),
     "gemma3_text": Family(
         tied=True,
-        qk_norm=True,
+        qk_norm="head",
         norms=_GEMMA_NORMS,
         defaults={**_GEMMA, "num_key_value_heads": 4, "max_position_embeddings": 131072},
     ),
@@ -168,31 +207,56 @@ def _llama(config: Fields, facts: LlmFacts, family: Family) -> Iterator[Weight]:
         "mlp": family.mlp_bias and config.flag("mlp_bias", False),
     }
     for index in range(facts.layers):
-        yield from _llama_layer(f"model.layers.{index}.", facts, family, biased)
+        prefix = f"model.layers.{index}."
+        for norm in family.norms:
+            yield f"{prefix}{norm}.weight", (facts.hidden,)
+        yield from _attention(f"{prefix}self_attn.", facts, family, biased)
+        if family.experts and is_sparse(config, index):
+            yield from _mixture(f"{prefix}{family.experts.part}.", config, facts, family.experts)
+        else:
+            yield from _feed_forward(f"{prefix}mlp.", facts, family, biased["mlp"])
 
 
-def _llama_layer(
-    prefix: str, facts: LlmFacts, family: Family, biased: Mapping[str, bool]
-) -> Iterator[Weight]:
-    hidden, inner = facts.hidden, facts.intermediate
-    queries, keys = facts.heads * facts.head_dim, facts.kv_heads * facts.head_dim
-    for norm in family.norms:
-        yield f"{prefix}{norm}.weight", (hidden,)
+def is_sparse(config: Fields, layer: int) -> bool:
+    """Whether the layer of a model with experts has them: Qwen's may leave some layers dense."""
+    dense = config.values.get("mlp_only_layers") or []
+    step = config.integer("decoder_sparse_step", 1, high=10_000)
+    return (layer + 1) % step == 0 and not (isinstance(dense, list) and layer in dense)
+
+
+def _attention(prefix: str, facts: LlmFacts, family: Family, biased: Mapping[str, bool]) -> Iterator[Weight]:
+    hidden, queries, keys = facts.hidden, facts.heads * facts.head_dim, facts.kv_heads * facts.head_dim
     if family.fused:
-        yield f"{prefix}self_attn.qkv_proj.weight", (queries + 2 * keys, hidden)
-        yield f"{prefix}mlp.gate_up_proj.weight", (2 * inner, hidden)
+        yield f"{prefix}qkv_proj.weight", (queries + 2 * keys, hidden)
     else:
         for part, width in (("q", queries), ("k", keys), ("v", keys)):
-            yield from _linear(f"{prefix}self_attn.{part}_proj", (width, hidden), biased["qkv"])
-        if family.mlp:
-            yield from _linear(f"{prefix}mlp.gate_proj", (inner, hidden), biased["mlp"])
-            yield from _linear(f"{prefix}mlp.up_proj", (inner, hidden), biased["mlp"])
-    yield from _linear(f"{prefix}self_attn.o_proj", (hidden, queries), biased["o"])
-    if family.mlp:
-        yield from _linear(f"{prefix}mlp.down_proj", (hidden, inner), biased["mlp"])
+            yield from _linear(f"{prefix}{part}_proj", (width, hidden), biased["qkv"])
+    yield from _linear(f"{prefix}o_proj", (hidden, queries), biased["o"])
     if family.qk_norm:
-        yield f"{prefix}self_attn.q_norm.weight", (facts.head_dim,)
-        yield f"{prefix}self_attn.k_norm.weight", (facts.head_dim,)
+        whole = family.qk_norm == "all"
+        yield f"{prefix}q_norm.weight", (queries if whole else facts.head_dim,)
+        yield f"{prefix}k_norm.weight", (keys if whole else facts.head_dim,)
+
+
+def _feed_forward(prefix: str, facts: LlmFacts, family: Family, bias: bool) -> Iterator[Weight]:
+    hidden, inner = facts.hidden, facts.intermediate
+    if family.fused:
+        yield f"{prefix}gate_up_proj.weight", (2 * inner, hidden)
+    else:
+        yield from _linear(f"{prefix}gate_proj", (inner, hidden), bias)
+        yield from _linear(f"{prefix}up_proj", (inner, hidden), bias)
+    yield from _linear(f"{prefix}down_proj", (hidden, inner), bias)
+
+
+def _mixture(prefix: str, config: Fields, facts: LlmFacts, experts: Experts) -> Iterator[Weight]:
+    count = config.integer(experts.count, high=1 << 16)
+    inner = config.integer(experts.intermediate, high=1 << 24)
+    gate, up, down = experts.names
+    yield f"{prefix}gate.weight", (count, facts.hidden)
+    for index in range(count):
+        yield f"{prefix}experts.{index}.{gate}.weight", (inner, facts.hidden)
+        yield f"{prefix}experts.{index}.{up}.weight", (inner, facts.hidden)
+        yield f"{prefix}experts.{index}.{down}.weight", (facts.hidden, inner)
 
 
 def _linear(name: str, shape: tuple[int, ...], bias: bool) -> Iterator[Weight]:

@@ -16,8 +16,8 @@ from modelport.exporters.runtimes.gguf import architectures
 from modelport.exporters.runtimes.gguf.blueprint import Tensor
 from modelport.sources import gguf as gguf_source
 from modelport.sources.gguf import header
-from modelport.sources.huggingface import causal_lm, checkpoint
-from tiny_llms import ARCHITECTURES, make, pre_of
+from modelport.sources.huggingface import causal_lm, checkpoint, decoders
+from tiny_llms import ARCHITECTURES, make, pre_of, write_shards
 
 pytestmark = pytest.mark.slow
 
@@ -103,6 +103,30 @@ CONFIGS: Mapping[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
     "gpt2": ("gpt2", {"n_ctx": 100}, ()),
 }
 """name: (architecture, fields of config.json that are set, fields that are taken out)."""
+FURTHER: Mapping[str, tuple[str, dict[str, Any]]] = {
+    "mixtral": (
+        "mistral",
+        {"architectures": ["MixtralForCausalLM"], "model_type": "mixtral", "num_local_experts": 4},
+    ),
+    "qwen3_moe": (
+        "qwen3",
+        {
+            "architectures": ["Qwen3MoeForCausalLM"],
+            "model_type": "qwen3_moe",
+            "num_experts": 4,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 256,
+        },
+    ),
+    "olmo2": ("qwen3", {"architectures": ["Olmo2ForCausalLM"], "model_type": "olmo2"}),
+    "olmo2 biased": (
+        "qwen2",
+        {"architectures": ["Olmo2ForCausalLM"], "model_type": "olmo2", "attention_bias": True},
+    ),
+    "gemma": ("gemma2", {"architectures": ["GemmaForCausalLM"], "model_type": "gemma"}),
+    "llama biased": ("llama3", {"attention_bias": True, "mlp_bias": True}),
+}
+"""Families that tiny_llms does not make: (the one whose tokenizer and config they take, fields that are set)."""
 CARDS: Mapping[str, tuple[str, dict[str, Any]]] = {
     "Llama-3.2-1B-Instruct-v2": (
         "license: mit\nbase_model: meta-llama/Llama-3.2-1B\nlanguage: [en, de]\n"
@@ -133,6 +157,14 @@ def _edit(folder: Path, changes: Mapping[str, Any], out: tuple[str, ...]) -> Pat
     return folder
 
 
+def _rewritten(folder: Path, changes: Mapping[str, Any]) -> Path:
+    """The folder as another family's: config.json edited, and new weights of the shapes that it implies."""
+    fields = checkpoint.read_config(_edit(folder, changes, ("sliding_window",)))
+    shapes = decoders.expected(fields, decoders.geometry(fields, "x"))
+    write_shards(folder, shapes, "bfloat16", shards=1, seed=1, gemma=fields.text("model_type") == "gemma")
+    return folder
+
+
 def _folders(root: Path) -> Iterator[tuple[str, Path, str]]:
     """(case, folder, architecture) of everything that is converted."""
     for name in ARCHITECTURES:
@@ -141,6 +173,8 @@ def _folders(root: Path) -> Iterator[tuple[str, Path, str]]:
     yield "tied", make("llama3", root / "tied" / "t", tied=True, shards=3), "llama3"
     yield "half", make("gemma2", root / "half" / "h", dtype="float16"), "gemma2"
     yield "single", make("llama", root / "single" / "s", dtype="float32"), "llama"
+    for case, (name, changes) in FURTHER.items():
+        yield case, _rewritten(make(name, root / "f" / case), changes), name
     for case, (name, changes, out) in CONFIGS.items():
         yield f"config {case}", _edit(make(name, root / "c" / case), changes, out), name
     for title, (front, generation) in CARDS.items():
@@ -151,7 +185,7 @@ def _folders(root: Path) -> Iterator[tuple[str, Path, str]]:
 
 
 CASES = (
-    *ARCHITECTURES, "untied", "tied", "half", "single",
+    *ARCHITECTURES, "untied", "tied", "half", "single", *FURTHER,
     *(f"config {case}" for case in CONFIGS), *(f"card {title}" for title in CARDS),
 )  # fmt: skip
 
@@ -165,7 +199,7 @@ def converted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path,
     for case, folder, name in _folders(root / "hf"):
         out = root / f"{len(found)}.gguf"
         jobs.append(Conversion(folder, out, "f32", pre_of(name)))
-        if case in ARCHITECTURES:
+        if case in (*ARCHITECTURES, *FURTHER):
             jobs.append(Conversion(folder, out.with_suffix(".bf16"), "bf16", pre_of(name)))
         found[case] = (folder, out)
     run_conversions(jobs)
@@ -241,7 +275,7 @@ def test_tensors_and_their_data_are_the_converters(
     assert not different
 
 
-@pytest.mark.parametrize("case", ARCHITECTURES)
+@pytest.mark.parametrize("case", [*ARCHITECTURES, *FURTHER])
 def test_what_stays_in_32_bits_is_the_converters(case: str, converted: dict[str, tuple[Path, Path]]) -> None:
     folder, oracle = converted[case]
     _, tensors = drawn(folder, set(checkpoint.places(folder)))

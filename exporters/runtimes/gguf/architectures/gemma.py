@@ -1,4 +1,4 @@
-"""Gemma 2 and 3: norms stored around zero, soft caps, and layers that take turns with a sliding window."""
+"""Gemma 1, 2 and 3: norms stored around zero, soft caps, layers that take turns with a sliding window."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _GELU = ("gelu_pytorch_tanh", "gelu", "gelu_new", "gelu_fast")
 _LOCAL = "sliding_attention"
 
 
-def _gemma2(model: Model, writer: Any) -> None:
+def _gemma(model: Model, writer: Any) -> None:
     config, facts = model.config, model.facts
-    _require(model, 2)
+    require_activation(model, _GELU, "hidden_activation", "hidden_act")
     writer.add_context_length(facts.context)
     writer.add_embedding_length(facts.hidden)
     writer.add_block_count(facts.layers)
@@ -26,6 +26,12 @@ def _gemma2(model: Model, writer: Any) -> None:
     writer.add_layer_norm_rms_eps(config.number("rms_norm_eps"))
     writer.add_key_length(facts.head_dim)
     writer.add_value_length(facts.head_dim)
+
+
+def _gemma2(model: Model, writer: Any) -> None:
+    config = model.config
+    _require(model, 2)
+    _gemma(model, writer)
     writer.add_attn_logit_softcapping(config.number("attn_logit_softcapping"))
     writer.add_final_logit_softcapping(config.number("final_logit_softcapping"))
     writer.add_sliding_window(config.integer("sliding_window", high=(1 << 32) - 1))
@@ -90,7 +96,9 @@ def _transform(model: Model, name: str) -> tuple[Transform, int]:
     return ("plus one", 0) if name.endswith("norm.weight") else ("keep", 0)
 
 
+_DROPPED = ("lm_head.weight",)
 FAMILIES = {
-    "Gemma2ForCausalLM": Family("GEMMA2", _gemma2, _transform, dropped=("lm_head.weight",)),
+    "GemmaForCausalLM": Family("GEMMA", _gemma, _transform, dropped=_DROPPED),
+    "Gemma2ForCausalLM": Family("GEMMA2", _gemma2, _transform, dropped=_DROPPED),
     "Gemma3ForCausalLM": Family("GEMMA3", _gemma3, _transform),
 }

@@ -1,4 +1,4 @@
-"""Llama and the models with its layers: Mistral, SmolLM, SmolLM3."""
+"""Llama and the models with its layers: Mistral, Mixtral, SmolLM, SmolLM3."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from .family import Family, Model, require_activation
 
 def _parameters(model: Model, writer: Any) -> None:
     require_activation(model, ("silu", "swish"), "hidden_act")
-    assumed = None if model.architecture == "SmolLM3ForCausalLM" else model.facts.head_dim
+    # transformers works a missing head_dim out for Llama and Mistral alone, and the keys show that.
+    stated = model.architecture in ("LlamaForCausalLM", "MistralForCausalLM")
+    assumed = model.facts.head_dim if stated else None
     shared.add(model, writer, head_dim=assumed)
     writer.add_vocab_size(model.facts.vocab)
     writer.add_rope_dimension_count(model.facts.head_dim)
@@ -45,5 +47,6 @@ _LLAMA = Family("LLAMA", _parameters, _transform, rope.frequencies)
 FAMILIES = {
     "LlamaForCausalLM": _LLAMA,
     "MistralForCausalLM": _LLAMA,
+    "MixtralForCausalLM": _LLAMA,
     "SmolLM3ForCausalLM": Family("SMOLLM3", _smollm3, _transform, rope.frequencies),
 }

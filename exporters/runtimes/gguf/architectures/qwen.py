@@ -1,4 +1,4 @@
-"""Qwen2 and Qwen3: Llama's layers with biases or norms on q and k, rotated as transformers does."""
+"""Qwen 2 and 3, dense and with experts: Llama's layers, with biases or norms on q and k."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 from .....sources.files import jsonfile
 from .....sources.files.containment import contained
 from .....sources.files.jsonfile import Fields
+from .....sources.huggingface import decoders
 from .....targets.errors import SourceUnreadable, Unsupported
 from . import shared
 from .family import Family, Model, require_activation
@@ -52,7 +53,17 @@ def _pooling(model: Model, writer: Any) -> None:
         return
 
 
+def _mixture(model: Model, writer: Any) -> None:
+    if not all(decoders.is_sparse(model.config, layer) for layer in range(model.facts.layers)):
+        fact = "llama.cpp wants experts in every layer of this architecture"
+        raise Unsupported(fact, where=model.config.where("mlp_only_layers, decoder_sparse_step"))
+    require_activation(model, ("silu", "swish"), "hidden_act")
+    shared.add(model, writer)
+    writer.add_expert_feed_forward_length(model.config.integer("moe_intermediate_size", high=1 << 24))
+
+
 FAMILIES = {
     "Qwen2ForCausalLM": Family("QWEN2", _parameters),
     "Qwen3ForCausalLM": Family("QWEN3", _parameters),
+    "Qwen3MoeForCausalLM": Family("QWEN3MOE", _mixture),
 }

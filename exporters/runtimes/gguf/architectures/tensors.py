@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+import dataclasses
+import re
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 from .....sources.huggingface import decoders
@@ -15,6 +17,7 @@ DROPPED = (
 )  # fmt: skip
 """Endings of tensors that no runtime needs: causal masks and rotary frequencies, which old checkpoints keep."""
 HEAD = "lm_head.weight"
+_EXPERT = re.compile(r"(\.experts)\.\d+\.(\w+\.weight)$")
 
 
 def listed(model: Model, family: Family, names: Collection[str] | None) -> tuple[Tensor, ...]:
@@ -26,8 +29,21 @@ def listed(model: Model, family: Family, names: Collection[str] | None) -> tuple
 
     arch = gguf.MODEL_ARCH[family.arch]
     table = gguf.get_tensor_name_map(arch, model.facts.layers)
-    found = (_tensor(model, family, arch, table, *weight) for weight in _weights(model, family, names))
-    return (*family.computed(model), *found)
+    found = [_tensor(model, family, table, *weight) for weight in _weights(model, family, names)]
+    return (*family.computed(model), *_stacked(found))
+
+
+def _stacked(tensors: Iterable[Tensor]) -> Iterator[Tensor]:
+    """The matrices of a layer's experts as one tensor of three axes, at the place of the first."""
+    grouped: dict[str, list[Tensor]] = {}
+    for tensor in tensors:
+        grouped.setdefault(tensor.name, []).append(tensor)
+    for first, *others in grouped.values():
+        if "_exps." not in first.name:
+            yield first
+            continue
+        parts = tuple(part for tensor in (first, *others) for part in tensor.parts)
+        yield dataclasses.replace(first, shape=(len(parts), *first.shape), parts=parts)
 
 
 def _weights(
@@ -60,11 +76,17 @@ def _weights(
 
 
 def _tensor(
-    model: Model, family: Family, arch: Any, table: Any, name: str, stored: str, shape: tuple[int, ...]
+    model: Model, family: Family, table: Any, name: str, stored: str, shape: tuple[int, ...]
 ) -> Tensor:
     import gguf
 
-    kind, mapped = table.get_type_and_name(name, try_suffixes=(".weight", ".bias"))
+    # The table knows Mixtral's experts, once they are stacked, by another name.
+    merged = _EXPERT.sub(r"\1.\2", name)
+    renamed = re.sub(r"^model\.(layers\.\d+)\.block_sparse_moe\.experts", r"\1.feed_forward.experts", merged)
+    found = table.get_type_and_name(renamed, try_suffixes=(".weight", ".bias"))
+    if found is None:
+        raise Unsupported(f"the installed gguf package has no name for the weight {name!r}", where="gguf")
+    kind, mapped = found
     transform, heads = family.transform(model, name)
     if transform == "transpose":
         shape = shape[::-1]
