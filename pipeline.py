@@ -107,7 +107,11 @@ def check(request: Request) -> Check:
             for name, each in target.schemes.items()
             if language
         },
-        devices={where.name: judge(where) for where in registry.devices_for(target) if language},
+        devices={
+            where.name: judge(here if where.name == here.name else where)
+            for where in registry.devices_for(target)
+            if language
+        },
     )
 
 

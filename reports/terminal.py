@@ -111,7 +111,7 @@ def summary(console: Console, manifest: Mapping[str, Any], out: str) -> None:
     for what, sentence in language.speed_lines(manifest):
         console.print(Text(f"{what}: {sentence}"))
     if language.sample(manifest):
-        console.print(Text(language.sample(manifest), style="italic"))
+        console.print(Text.assemble("sample: ", (language.sample(manifest), "italic")))
     for what, line in manifest.get("run") or ():
         console.print(Text(f"{what}: {line}"))
     for sentence in manifest["notes"]:
