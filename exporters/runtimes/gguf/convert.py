@@ -71,8 +71,7 @@ class Converter:
         stored = {place.dtype for place in order.bound.places}
         blocks = stored - PLAIN.keys() - set(PLAIN.values())
         copied = {rows.type_id(dtype) for dtype in blocks} == {order.type}
-        narrowed = order.between == BF16 and bool(stored & {"float16", "float32"})
-        return (bool(blocks) and not copied) or order.bound.tensor.transform == "plus one" or narrowed
+        return (bool(blocks) and not copied) or order.bound.tensor.transform == "plus one"
 
     def convert(self, order: Order, slab: rows.Slab, buffer: Buffer) -> memoryview:
         """The slab's rows in the order's type. The bytes are valid until the next call or use of `buffer`.
@@ -90,11 +89,7 @@ class Converter:
             dtype, address = "float32", self._unpacked(dtype, buffer, count)
         if bound.tensor.transform == "plus one":
             dtype, address = "float32", self._plus_one(dtype, address, count)
-        via = None
-        if order.between == F16 and dtype != "float16":
-            via = "f16"
-        elif order.between == BF16 and dtype != "bfloat16":
-            dtype, address = "bfloat16", self._bfloat16(dtype, address, count)
+        via = {F16: "f16", BF16: "bf16"}.get(order.between) if dtype != PLAIN.get(order.between) else None
         nbytes = slab.rows * rows.target_bytes(order.type, bound.width)
         out = self._buffer("out")
         height, width = (1, count) if order.type in PLAIN else (slab.rows, bound.width)
@@ -150,16 +145,6 @@ class Converter:
         elif address != target.address:
             ctypes.memmove(target.address, address, 4 * count)
         values += np.float32(1)
-        return target.address
-
-    def _bfloat16(self, dtype: str, address: int, count: int) -> int:
-        """Address of the values rounded to bfloat16: a checkpoint whose other weights are bfloat16."""
-        if dtype == "float16":
-            wide = self._buffer("float32")
-            self.ggml.ggml_fp16_to_fp32_row(address, wide.address, count)
-            address = wide.address
-        target = self._buffer("bfloat16")
-        self.ggml.ggml_fp32_to_bf16_row(address, target.address, count)
         return target.address
 
     def _judge(self, order: Order, report: Report) -> None:
