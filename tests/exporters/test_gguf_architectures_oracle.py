@@ -165,10 +165,20 @@ def _rewritten(folder: Path, changes: Mapping[str, Any]) -> Path:
     return folder
 
 
+def _saved_again(folder: Path) -> Path:
+    """The folder with the config that transformers 5 writes: rope_parameters, dtype."""
+    from transformers import AutoConfig
+
+    AutoConfig.from_pretrained(folder).save_pretrained(folder)
+    return folder
+
+
 def _folders(root: Path) -> Iterator[tuple[str, Path, str]]:
     """(case, folder, architecture) of everything that is converted."""
     for name in ARCHITECTURES:
         yield name, make(name, root / name / f"Tiny-{name}-v0.1", card=True), name
+    for name in ARCHITECTURES:
+        yield f"v5 {name}", _saved_again(make(name, root / "v5" / name)), name
     yield "untied", make("qwen2", root / "untied" / "q", tied=False, shards=2), "qwen2"
     yield "tied", make("llama3", root / "tied" / "t", tied=True, shards=3), "llama3"
     yield "half", make("gemma2", root / "half" / "h", dtype="float16"), "gemma2"
@@ -185,7 +195,7 @@ def _folders(root: Path) -> Iterator[tuple[str, Path, str]]:
 
 
 CASES = (
-    *ARCHITECTURES, "untied", "tied", "half", "single", *FURTHER,
+    *ARCHITECTURES, *(f"v5 {name}" for name in ARCHITECTURES), "untied", "tied", "half", "single", *FURTHER,
     *(f"config {case}" for case in CONFIGS), *(f"card {title}" for title in CARDS),
 )  # fmt: skip
 
