@@ -143,11 +143,13 @@ def _added(style: Style, pieces: Any) -> list[dict[str, Any]]:
 
     own = [n for n in range(len(pieces)) if pieces.is_control(n) or pieces.is_unknown(n)]
     tokens = [token(n, pieces.id_to_piece(n), True) for n in own]
+    if style is STYLES["phi3"]:  # its own files mark </s> so, and llama.cpp knows it by the model's name
+        tokens[2] |= {"rstrip": True, "special": False}
     if style.gemma:
         first = len(own)
         while pieces.id_to_piece(first) not in GEMMA_RUNS:
             text = pieces.id_to_piece(first)
-            tokens.append(token(first, text, text in ("<mask>", "<start_of_turn>", "<end_of_turn>")))
+            tokens.append(token(first, text, text.endswith("_of_turn>")))
             first += 1
         tokens += [token(pieces.piece_to_id(run), run, False) for run in GEMMA_RUNS]
     tokens += [
