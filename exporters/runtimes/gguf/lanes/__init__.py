@@ -138,6 +138,8 @@ class Quantizer:
             self._chunk,
             ctypes.byref(report),
         )
+        if code == -2:
+            raise MemoryError(f"no memory for a row of {width} float32")
         return None if code else Report(report.nonfinite, report.overflow, report.first)
 
     def _by_ggml(
@@ -173,22 +175,12 @@ class Quantizer:
             overflow += int(np.count_nonzero(large))
             if first < 0 and (infinite.any() or large.any()):
                 first = row * width + int(np.argmax(infinite | large if narrow else infinite))
-            if via:
-                short = "fp16" if via == "f16" else "bf16"
-                to_short = getattr(
-                    self._ggml, "ggml_fp32_to_fp16_row" if via == "f16" else "ggml_fp32_to_bf16_row_ref"
-                )
-                to_short(
-                    ctypes.c_void_p(values.ctypes.data),
-                    ctypes.c_void_p(halves.ctypes.data),
-                    ctypes.c_int64(count),
-                )
-                self._widen(
-                    "float16" if short == "fp16" else "bfloat16",
-                    halves.ctypes.data,
-                    values.ctypes.data,
-                    count,
-                )
+            if via == "f16":
+                self._convert("ggml_fp32_to_fp16_row", values.ctypes.data, halves.ctypes.data, count)
+                self._convert("ggml_fp16_to_fp32_row", halves.ctypes.data, values.ctypes.data, count)
+            elif via == "bf16":
+                self._convert("ggml_fp32_to_bf16_row_ref", values.ctypes.data, halves.ctypes.data, count)
+                self._convert("ggml_bf16_to_fp32_row", halves.ctypes.data, values.ctypes.data, count)
             self._ggml.ggml_quantize_chunk(
                 ggml_type, values.ctypes.data, target + row * across, 0, count // width, width, importance
             )
@@ -198,11 +190,13 @@ class Quantizer:
         """`count` values of `dtype` at `source` as float32 at `target`."""
         if dtype == "float32":
             ctypes.memmove(target, source, count * 4)
-            return
-        function = (
-            self._ggml.ggml_fp16_to_fp32_row if dtype == "float16" else self._ggml.ggml_bf16_to_fp32_row
-        )
-        function(ctypes.c_void_p(source), ctypes.c_void_p(target), ctypes.c_int64(count))
+        else:
+            name = "ggml_fp16_to_fp32_row" if dtype == "float16" else "ggml_bf16_to_fp32_row"
+            self._convert(name, source, target, count)
+
+    def _convert(self, name: str, source: int, target: int, count: int) -> None:
+        """One of libggml's conversions of `count` values."""
+        getattr(self._ggml, name)(ctypes.c_void_p(source), ctypes.c_void_p(target), ctypes.c_int64(count))
 
 
 def load(ggml: ctypes.CDLL, level: str | None = None) -> Quantizer:

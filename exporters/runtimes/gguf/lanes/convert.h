@@ -26,7 +26,7 @@ INLINE uint16_t brain(uint32_t bits) {
     return (uint16_t)((bits + (0x7fff + ((bits >> 16) & 1))) >> 16);
 }
 
-/* `n` (a multiple of 32) values from element `at`, as float32. Returns the bits of the largest magnitude. */
+/* `n` values from element `at`, as float32. Returns the bits of the largest magnitude. */
 static uint32_t convert(const struct task *t, struct report *r, int64_t at, float *to, int n) {
     uint32_t top = 0;
     uint32_t *bits = (uint32_t *)to;
@@ -60,4 +60,15 @@ static uint32_t convert(const struct task *t, struct report *r, int64_t at, floa
         for (int i = 0; i < n; ++i) bits[i] = (uint32_t)brain(bits[i]) << 16;
     }
     return top;
+}
+
+/* Above this, or where a value is not finite, a block goes through ggml: squares might overflow. */
+#define LARGEST 0x4e800000u /* 2^30 */
+
+/* Which of up to 32 blocks of n values hold one that is larger, one bit each. */
+static uint32_t vast(const float *x, int blocks, int n) {
+    uint32_t found = 0;
+    for (int i = 0; i < blocks * n; ++i)
+        if ((to_bits(x[i]) & 0x7fffffff) > LARGEST) found |= 1u << i / n;
+    return found;
 }

@@ -1,51 +1,34 @@
-/* One level's kernels and the loop over chunks that feeds them; every level includes this with its own vectors. */
+/* One level's kernels and what chooses among them; every level includes this with its own vectors. */
+
+#include <stdlib.h>
+
+typedef int32_t bits_of_lanes __attribute__((vector_size(4 * W)));
+INLINE vf with_sign(vf size, vf sign) {
+    return (vf)((bits_of_lanes)size | ((bits_of_lanes)sign & (bits_of_lanes)all(-0.f)));
+}
+INLINE vf clear(vf a, vm m) { return pick(m, all(0), a); }
 
 #include "convert.h"
 #include "search.h"
 #include "symmetric.h"
 #include "superblocks.h"
+#include "simple.h"
 
-static int block_bytes(int type) {
-    switch (type) {
-    case Q4_K: return sizeof(struct q4_k);
-    case Q6_K: return sizeof(struct q6_k);
-    default: return 0;
-    }
-}
-
-static int super(const struct task *t, struct report *r) {
-    static const float empty[SUPER];
-    int bytes = block_bytes(t->type);
-    int64_t across = t->width / SUPER, blocks = t->rows * across;
-    struct chunk c ALIGNED;
-    if (!bytes || t->width % SUPER) return -1;
-    for (int64_t at = 0; at < blocks; at += CHUNK) {
-        c.blocks = blocks - at < CHUNK ? (int)(blocks - at) : CHUNK;
-        c.left = 0;
-        uint32_t top = convert(t, r, at * SUPER, c.x, c.blocks * SUPER);
-        if (c.blocks < CHUNK) memset(c.x + c.blocks * SUPER, 0, (CHUNK - c.blocks) * SUPER * sizeof(float));
-        for (int b = 0; b < CHUNK; ++b) {
-            c.importance[b] = t->importance ? t->importance + (at + b) % across * SUPER : NULL;
-            if (t->importance && b >= c.blocks) c.importance[b] = empty;
-        }
-        if (top > to_bits(0x1p60f))
-            for (int b = 0; b < c.blocks; ++b)
-                for (int i = 0; i < SUPER; ++i)
-                    if ((to_bits(c.x[b * SUPER + i]) & 0x7fffffff) > to_bits(0x1p60f)) c.left |= 1u << b;
-        void *to = (char *)t->target + at * bytes;
-        switch (t->type) {
-        case Q4_K: q4_k_plain(&c, to); break;
-        case Q6_K: q6_k_any(&c, to); break;
-        }
-        for (; c.left; c.left &= c.left - 1) {
-            int b = __builtin_ctz(c.left);
-            t->ggml(t->type, c.x + b * SUPER, (char *)to + b * bytes, 0, 1, SUPER, c.importance[b]);
-        }
-    }
-    return 0;
+/* Weights by which no sum overflows; ggml takes others, as far as it goes. */
+static int usable(const float *importance, int64_t width) {
+    for (int64_t i = 0; i < width; ++i)
+        if (!(importance[i] >= 0 && to_bits(importance[i]) <= LARGEST)) return 0;
+    return 1;
 }
 
 int LEVEL(const struct task *t, struct report *r) {
-    if (t->type == Q4_K && t->importance) return -1;
-    return super(t, r);
+    const int weighed = t->importance && t->type != Q8_0 && t->type != F32 && t->type != F16 && t->type != BF16;
+    if (weighed && !usable(t->importance, t->width)) return -1;
+    switch (t->type) {
+    case Q2_K: case Q3_K: case Q4_K: case Q5_K: case Q6_K: return super(t, r);
+    case Q4_0: case Q4_1: case Q5_0: case Q5_1: return weighed ? important(t, r) : simple(t, r);
+    case Q8_0: return simple(t, r);
+    case F32: case F16: case BF16: return floats(t, r);
+    default: return -1;
+    }
 }

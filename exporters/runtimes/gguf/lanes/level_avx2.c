@@ -11,8 +11,8 @@
 
 #define LEVEL modelport_avx2
 #define W 8
-typedef __m256 vf;
-typedef __m256 vm;
+typedef float vf __attribute__((vector_size(32)));
+typedef vf vm;
 
 INLINE vf load(const float *p) { return _mm256_loadu_ps(p); }
 INLINE void store(float *p, vf a) { _mm256_storeu_ps(p, a); }
@@ -22,6 +22,7 @@ INLINE vf larger(vf a, vf b) { return _mm256_max_ps(a, b); }
 INLINE vf magnitude(vf a) { return _mm256_andnot_ps(all(-0.f), a); }
 INLINE vf root(vf a) { return _mm256_sqrt_ps(a); }
 INLINE vf rounded(vf a) { return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+INLINE vf truncated(vf a) { return _mm256_round_ps(a, _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC); }
 INLINE vm less(vf a, vf b) { return _mm256_cmp_ps(a, b, _CMP_LT_OQ); }
 INLINE vm equal(vf a, vf b) { return _mm256_cmp_ps(a, b, _CMP_EQ_OQ); }
 INLINE vf pick(vm m, vf a, vf b) { return _mm256_blendv_ps(b, a, m); }
@@ -50,14 +51,26 @@ INLINE void transpose_tile(const float *from, int stride, float *to) {
     }
 }
 
-INLINE void widen_half(const uint16_t *from, float *to, int n) {
-    for (int i = 0; i < n; i += 8) store(to + i, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(from + i))));
+/* 16 whole numbers, modulo 256. */
+INLINE void store_bytes(uint8_t *to, const vf *a) {
+    const __m256i low = _mm256_set1_epi32(0xff);
+    __m256i first = _mm256_and_si256(_mm256_cvttps_epi32(a[0]), low), second = _mm256_and_si256(_mm256_cvttps_epi32(a[1]), low);
+    __m256i words = _mm256_permute4x64_epi64(_mm256_packus_epi32(first, second), 0xd8);
+    _mm_storeu_si128((__m128i *)to, _mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1)));
 }
-INLINE void narrow_half(const float *from, uint16_t *to, int n) {
-    for (int i = 0; i < n; i += 8) _mm_storeu_si128((__m128i *)(to + i), _mm256_cvtps_ph(load(from + i), 0));
-}
+
 INLINE uint16_t half(float a) { return _cvtss_sh(a, 0); }
 INLINE float whole(uint16_t a) { return _cvtsh_ss(a); }
+INLINE void widen_half(const uint16_t *from, float *to, int n) {
+    int i = 0;
+    for (; i + 8 <= n; i += 8) store(to + i, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(from + i))));
+    for (; i < n; ++i) to[i] = whole(from[i]);
+}
+INLINE void narrow_half(const float *from, uint16_t *to, int n) {
+    int i = 0;
+    for (; i + 8 <= n; i += 8) _mm_storeu_si128((__m128i *)(to + i), _mm256_cvtps_ph(load(from + i), 0));
+    for (; i < n; ++i) to[i] = half(from[i]);
+}
 
 #include "kernels.h"
 

@@ -11,7 +11,7 @@
 
 #define LEVEL modelport_avx512
 #define W 16
-typedef __m512 vf;
+typedef float vf __attribute__((vector_size(64)));
 typedef __mmask16 vm;
 
 INLINE vf load(const float *p) { return _mm512_loadu_ps(p); }
@@ -22,6 +22,7 @@ INLINE vf larger(vf a, vf b) { return _mm512_max_ps(a, b); }
 INLINE vf magnitude(vf a) { return _mm512_abs_ps(a); }
 INLINE vf root(vf a) { return _mm512_sqrt_ps(a); }
 INLINE vf rounded(vf a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+INLINE vf truncated(vf a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC); }
 INLINE vm less(vf a, vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ); }
 INLINE vm equal(vf a, vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ); }
 INLINE vf pick(vm m, vf a, vf b) { return _mm512_mask_blend_ps(m, b, a); }
@@ -55,16 +56,23 @@ INLINE void transpose_tile(const float *from, int stride, float *to) {
     }
 }
 
-INLINE void widen_half(const uint16_t *from, float *to, int n) {
-    for (int i = 0; i < n; i += 16)
-        _mm512_storeu_ps(to + i, _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(from + i))));
+/* 16 whole numbers, modulo 256. */
+INLINE void store_bytes(uint8_t *to, const vf *a) {
+    _mm_storeu_si128((__m128i *)to, _mm512_cvtepi32_epi8(_mm512_cvttps_epi32(a[0])));
 }
-INLINE void narrow_half(const float *from, uint16_t *to, int n) {
-    for (int i = 0; i < n; i += 16)
-        _mm256_storeu_si256((__m256i *)(to + i), _mm512_cvtps_ph(_mm512_loadu_ps(from + i), 0));
-}
+
 INLINE uint16_t half(float a) { return _cvtss_sh(a, 0); }
 INLINE float whole(uint16_t a) { return _cvtsh_ss(a); }
+INLINE void widen_half(const uint16_t *from, float *to, int n) {
+    int i = 0;
+    for (; i + 16 <= n; i += 16) store(to + i, _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(from + i))));
+    for (; i < n; ++i) to[i] = whole(from[i]);
+}
+INLINE void narrow_half(const float *from, uint16_t *to, int n) {
+    int i = 0;
+    for (; i + 16 <= n; i += 16) _mm256_storeu_si256((__m256i *)(to + i), _mm512_cvtps_ph(load(from + i), 0));
+    for (; i < n; ++i) to[i] = half(from[i]);
+}
 
 #include "kernels.h"
 

@@ -41,6 +41,16 @@ INLINE vf rounded(vf a) { return (vf)vrndnq_f32((float32x4_t)a); }
 INLINE vf rounded(vf a) { return (a + all(12582912.f)) - all(12582912.f); }
 #endif
 
+INLINE vf truncated(vf a) { return __builtin_convertvector(__builtin_convertvector(a, vm), vf); }
+
+/* 16 whole numbers, modulo 256. */
+INLINE void store_bytes(uint8_t *to, const vf *a) {
+    for (int k = 0; k < 4; ++k) {
+        vm whole = __builtin_convertvector(a[k], vm);
+        for (int i = 0; i < 4; ++i) to[4 * k + i] = (uint8_t)whole[i];
+    }
+}
+
 /* 4 rows of 4, `stride` apart, as 4 columns of a matrix. */
 INLINE void transpose_tile(const float *from, int stride, float *to) {
     for (int i = 0; i < 4; ++i)

@@ -5,67 +5,152 @@ INLINE int nearest(float value) { return (int)(to_bits(value + 12582912.f) & 0x0
 INLINE int clamp(int value, int low, int high) { return value < low ? low : value > high ? high : value; }
 
 struct chunk {
-    float x[WEIGHTS];               /* the blocks, padded with zeros */
-    const float *importance[CHUNK]; /* of each block, or NULL */
-    int blocks;
+    float x[WEIGHTS];     /* the blocks, padded with zeros */
+    float given[WEIGHTS]; /* importance of each value, where there is any */
+    int blocks, important;
     unsigned left; /* blocks that ggml must do, one bit each */
 };
 
-/* COLUMNS sub-blocks of n elements, as columns. */
+/* COLUMNS rows of n elements, one after the other, as the columns of a matrix. */
 INLINE void columns(const float *x, int n, float *to) {
     for (int c = 0; c < COLUMNS; c += W)
         for (int i = 0; i < n; i += W) transpose_tile(x + c * n + i, n, to + i * COLUMNS + c);
 }
 
-/* q4_K and q5_K without importance: weights are |x| plus the sub-block's root mean square. */
-INLINE void plain_weights(const float *x, float *w, int n) {
+/* Sum of x^2 of each of 16 rows of n values, in the order of the values: one row a lane. */
+INLINE void row_squares(const float *x, int n, int stride, float *sums) {
+    float tile[W * COLUMNS] ALIGNED;
+    for (int c = 0; c < 16; c += W) {
+        vf sum = load(sums + c);
+        for (int i = 0; i < n; i += W) {
+            transpose_tile(x + c * stride + i, stride, tile);
+            for (int k = 0; k < W; ++k) sum = sum + load(tile + k * COLUMNS) * load(tile + k * COLUMNS);
+        }
+        store(sums + c, sum);
+    }
+}
+
+/* Without importance: |x|, plus the sub-block's root mean square where `spread`. */
+INLINE void plain_weights(const float *x, float *w, int n, int spread) {
     for (int v = 0; v < COLUMNS; v += W) {
         vf sum = all(0);
-        for (int i = 0; i < n; ++i) sum = sum + load(x + i * COLUMNS + v) * load(x + i * COLUMNS + v);
+        for (int i = 0; spread && i < n; ++i) sum = sum + load(x + i * COLUMNS + v) * load(x + i * COLUMNS + v);
         sum = root(sum / all(n));
-        for (int i = 0; i < n; ++i) store(w + i * COLUMNS + v, sum + magnitude(load(x + i * COLUMNS + v)));
+        for (int i = 0; i < n; ++i) {
+            vf size = magnitude(load(x + i * COLUMNS + v));
+            store(w + i * COLUMNS + v, spread ? sum + size : size);
+        }
     }
+}
+
+/* importance * sqrt(sigma2 + x^2), in place of the importance in w; sigma2 is one float a column. */
+INLINE void important_weights(const float *x, float *w, int n, const float *sigma2) {
+    for (int v = 0; v < COLUMNS; v += W)
+        for (int i = 0; i < n; ++i) {
+            vf value = load(x + i * COLUMNS + v), sum = load(sigma2 + v) + value * value;
+            store(w + i * COLUMNS + v, load(w + i * COLUMNS + v) * root(sum));
+        }
+}
+
+/* The columns of sub-blocks `at` to `at` + COLUMNS of n elements, and their weights by importance. */
+INLINE void weigh(const struct chunk *c, int at, int n, const float *sigma2, float *x, float *w) {
+    float spread[COLUMNS] ALIGNED;
+    columns(c->given + at * n, n, w);
+    for (int k = 0; k < COLUMNS; ++k) spread[k] = sigma2[(at + k) * n / SUPER];
+    important_weights(x, w, n, spread);
+}
+
+/* `factor` * the mean square of every block, as q2_K to q5_K weigh by importance. */
+INLINE void spread_of(const struct chunk *c, float factor, float *sigma2) {
+    float sums[CHUNK] ALIGNED = {0};
+    row_squares(c->x, SUPER, SUPER, sums);
+    for (int b = 0; b < CHUNK; ++b) sigma2[b] = factor * sums[b] / SUPER;
+}
+
+INLINE void leave(struct chunk *c, uint32_t odd, int at, int n) {
+    for (; odd; odd &= odd - 1) c->left |= 1u << ((at + __builtin_ctz(odd)) * n / SUPER);
+}
+
+/* The fits of every sub-block of n elements of a chunk of q2_K, q4_K or q5_K. */
+INLINE void fit_chunk(struct chunk *c, int n, int nmax, float rmin, float rdelta, int nstep, int mad, float factor,
+                      struct fits *f) {
+    float x[32 * COLUMNS] ALIGNED, w[32 * COLUMNS] ALIGNED, sigma2[CHUNK] ALIGNED;
+    if (c->important) spread_of(c, factor, sigma2);
+    for (int at = 0; at * n < c->blocks * SUPER; at += COLUMNS) {
+        columns(c->x + at * n, n, x);
+        if (c->important) {
+            weigh(c, at, n, sigma2, x, w);
+            leave(c, search(x, w, n, nmax, -0.9f, 0.05f, 36, 0, f, at), at, n);
+        } else {
+            plain_weights(x, w, n, !mad);
+            leave(c, search(x, w, n, nmax, rmin, rdelta, nstep, mad, f, at), at, n);
+        }
+    }
+}
+
+struct shares { float scale[CHUNK]; uint8_t levels[CHUNK][16]; };
+
+/* make_qp_quants over the n scales (or minima) of every block of a chunk, one block a lane. */
+INLINE void share(struct chunk *c, const float *values, const float *weights, int n, int nmax, struct shares *out) {
+    float x[16 * COLUMNS] ALIGNED, w[16 * COLUMNS] ALIGNED, levels[16 * COLUMNS] ALIGNED;
+    for (int b = 0; b < CHUNK; ++b)
+        for (int j = 0; j < n; ++j) {
+            x[j * COLUMNS + b] = values[b * n + j];
+            w[j * COLUMNS + b] = weights[b * n + j];
+        }
+    for (int v = 0; v < CHUNK; v += W) c->left |= share_vector(x + v, w + v, n, nmax, out->scale + v, levels + v) << v;
+    for (int b = 0; b < CHUNK; ++b)
+        for (int j = 0; j < n; ++j) out->levels[b][j] = (uint8_t)(int)levels[j * COLUMNS + b];
+}
+
+/* The levels of one sub-block of q2_K, q4_K or q5_K for its final scale d and minimum m; where d is 0, those
+ * that the search left. */
+INLINE void final_levels(const float *x, float d, float m, int n, int nmax, const struct fits *f, int at, uint8_t *to) {
+    if (d == 0)
+        for (int i = 0; i < n; ++i) to[i] = clamp(nearest(f->step[at] * (x[i] - f->base[at])), 0, nmax);
+    else
+        for (int i = 0; i < n; ++i) to[i] = clamp(nearest((x[i] + m) / d), 0, nmax);
+}
+
+struct affine { uint16_t d, m; uint8_t scales[16], lows[16]; };
+
+/* Scales and minima of n sub-blocks to levels below `top`, in proportion to the largest; as q2_K, q4_K and q5_K
+ * do it without importance. */
+INLINE void proportion(const float *values, int n, float top, uint16_t *unit, uint8_t *levels) {
+    float max = 0;
+    for (int j = 0; j < n; ++j) max = values[j] > max ? values[j] : max;
+    float inverse = max > 0 ? top / max : 0.f;
+    for (int j = 0; j < n; ++j) levels[j] = (uint8_t)nearest(inverse * values[j]);
+    *unit = half(max > 0 ? max / top : 0.f);
+}
+
+INLINE struct affine affine_of(const struct fits *f, const struct shares *s, const struct shares *m, int b, int n,
+                               float top, int important) {
+    struct affine a;
+    if (important) {
+        a.d = half(s->scale[b]);
+        a.m = half(m->scale[b]);
+        memcpy(a.scales, s->levels[b], 16);
+        memcpy(a.lows, m->levels[b], 16);
+    } else {
+        proportion(f->scale + b * n, n, top, &a.d, a.scales);
+        proportion(f->low + b * n, n, top, &a.m, a.lows);
+    }
+    return a;
 }
 
 /* The 6-bit scales and minima of q4_K and q5_K in their 12 bytes. */
-INLINE void pack_scales(const uint8_t *ls, const uint8_t *lm, uint8_t *to) {
+INLINE void pack_scales(struct affine *a, uint8_t *to) {
+    uint8_t *s = a->scales, *m = a->lows;
+    for (int j = 0; j < 8; ++j) {
+        s[j] = s[j] < 63 ? s[j] : 63;
+        m[j] = m[j] < 63 ? m[j] : 63;
+    }
     for (int j = 0; j < 4; ++j) {
-        to[j] = ls[j] | (ls[j + 4] >> 4 << 6);
-        to[j + 4] = lm[j] | (lm[j + 4] >> 4 << 6);
-        to[j + 8] = (ls[j + 4] & 0xf) | (uint8_t)(lm[j + 4] << 4);
+        to[j] = s[j] | (uint8_t)(s[j + 4] >> 4 << 6);
+        to[j + 4] = m[j] | (uint8_t)(m[j + 4] >> 4 << 6);
+        to[j + 8] = (s[j + 4] & 0xf) | (uint8_t)(m[j + 4] << 4);
     }
-}
-
-/* The levels of one sub-block of q4_K, q5_K or q2_K for its final scale d and minimum m. */
-INLINE void final_levels(const float *x, float d, float m, int n, int nmax, float step, float base, uint8_t *to) {
-    if (d == 0) { /* what the search left */
-        for (int i = 0; i < n; ++i) to[i] = clamp(nearest(step * (x[i] - base)), 0, nmax);
-        return;
-    }
-    for (int i = 0; i < n; ++i) to[i] = clamp(nearest((x[i] + m) / d), 0, nmax);
-}
-
-/* One block of q4_K or q5_K from the fits of its 8 sub-blocks. */
-INLINE void finish_affine(const float *x, const struct fit *f, int at, int nmax, uint16_t *d_out, uint16_t *m_out,
-                          uint8_t *scales, uint8_t *levels) {
-    float max_scale = 0, max_low = 0;
-    uint8_t ls[8], lm[8];
-    for (int j = 0; j < 8; ++j) {
-        max_scale = f->scale[at + j] > max_scale ? f->scale[at + j] : max_scale;
-        max_low = f->low[at + j] > max_low ? f->low[at + j] : max_low;
-    }
-    float inverse_scale = max_scale > 0 ? 63.f / max_scale : 0.f, inverse_low = max_low > 0 ? 63.f / max_low : 0.f;
-    for (int j = 0; j < 8; ++j) {
-        uint8_t s = nearest(inverse_scale * f->scale[at + j]), m = nearest(inverse_low * f->low[at + j]);
-        ls[j] = s < 63 ? s : 63;
-        lm[j] = m < 63 ? m : 63;
-    }
-    pack_scales(ls, lm, scales);
-    *d_out = half(max_scale / 63.f);
-    *m_out = half(max_low / 63.f);
-    float d = whole(*d_out), m = whole(*m_out);
-    for (int j = 0; j < 8; ++j)
-        final_levels(x + 32 * j, d * ls[j], m * lm[j], 32, nmax, f->step[at + j], f->base[at + j], levels + 32 * j);
 }
 
 INLINE void nibbles(const uint8_t *levels, uint8_t *to) {
@@ -74,66 +159,240 @@ INLINE void nibbles(const uint8_t *levels, uint8_t *to) {
             to[32 * j + i] = (levels[64 * j + i] & 0xf) | (uint8_t)(levels[64 * j + 32 + i] << 4);
 }
 
-static void q4_k_plain(struct chunk *c, struct q4_k *to) {
-    float x[32 * COLUMNS] ALIGNED, w[32 * COLUMNS] ALIGNED;
+/* Two bits of each of 256 levels, four to a byte, as q2_K, q3_K and q6_K lay them out. */
+INLINE void quarters(const uint8_t *levels, int shift, uint8_t *to) {
+    for (int h = 0; h < 2; ++h)
+        for (int i = 0; i < 32; ++i) {
+            const uint8_t *l = levels + 128 * h + i;
+            to[32 * h + i] = (uint8_t)((l[0] >> shift & 3) | (l[32] >> shift & 3) << 2 | (l[64] >> shift & 3) << 4 |
+                                       (l[96] >> shift & 3) << 6);
+        }
+}
+
+/* q4_K and q5_K, whose blocks differ in the fifth bit. */
+INLINE void affine_chunk(struct chunk *c, int nmax, float rmin, int nstep, struct q4_k *to4, struct q5_k *to5) {
+    struct fits f;
+    struct shares scales, lows;
     uint8_t levels[SUPER] ALIGNED;
-    for (int b = 0; b < c->blocks; b += 4) {
-        struct fit fit;
-        columns(c->x + b * SUPER, 32, x);
-        plain_weights(x, w, 32);
-        uint32_t odd = search(x, w, 32, 15, -1.f, 0.1f, 20, 0, &fit);
-        for (int k = 0; k < 4 && b + k < c->blocks; ++k) {
-            if (odd >> 8 * k & 0xff) c->left |= 1u << (b + k);
-            struct q4_k *block = to + b + k;
-            finish_affine(c->x + (b + k) * SUPER, &fit, 8 * k, 15, &block->d, &block->dmin, block->scales, levels);
-            nibbles(levels, block->qs);
+    fit_chunk(c, 32, nmax, rmin, 0.1f, nstep, 0, 2, &f);
+    if (c->important) {
+        share(c, f.scale, f.weight, 8, 63, &scales);
+        share(c, f.low, f.weight, 8, 63, &lows);
+    }
+    for (int b = 0; b < c->blocks; ++b) {
+        struct affine a = affine_of(&f, &scales, &lows, b, 8, 63.f, c->important);
+        pack_scales(&a, to4 ? to4[b].scales : to5[b].scales);
+        for (int j = 0; j < 8; ++j)
+            final_levels(c->x + b * SUPER + 32 * j, whole(a.d) * a.scales[j], whole(a.m) * a.lows[j], 32, nmax, &f,
+                         8 * b + j, levels + 32 * j);
+        if (to4) {
+            to4[b].d = a.d;
+            to4[b].dmin = a.m;
+            nibbles(levels, to4[b].qs);
+        } else {
+            to5[b].d = a.d;
+            to5[b].dmin = a.m;
+            nibbles(levels, to5[b].qs);
+            for (int i = 0; i < 32; ++i) {
+                unsigned bits = 0;
+                for (int j = 0; j < 8; ++j) bits |= (levels[32 * j + i] >> 4 & 1u) << j;
+                to5[b].qh[i] = (uint8_t)bits;
+            }
         }
     }
 }
 
-static void q6_k_any(struct chunk *c, struct q6_k *to) {
-    float x[16 * COLUMNS] ALIGNED;
+static void q4_k_chunk(struct chunk *c, struct q4_k *to) { affine_chunk(c, 15, -1.f, 20, to, NULL); }
+static void q5_k_chunk(struct chunk *c, struct q5_k *to) { affine_chunk(c, 31, -0.5f, 15, NULL, to); }
+
+static void q2_k_chunk(struct chunk *c, struct q2_k *to) {
+    struct fits f;
+    struct shares scales, lows;
     uint8_t levels[SUPER] ALIGNED;
-    struct span spans;
+    fit_chunk(c, 16, 3, -0.5f, 0.1f, 15, 1, 1, &f);
+    if (c->important) {
+        share(c, f.scale, f.weight, 16, 15, &scales);
+        share(c, f.low, f.weight, 16, 15, &lows);
+    }
     for (int b = 0; b < c->blocks; ++b) {
-        const float *source = c->x + b * SUPER;
-        struct q6_k *block = to + b;
-        struct span s;
-        if (b % 2 == 0) {
-            columns(source, 16, x);
-            for (int v = 0; v < COLUMNS; v += W) span_vector(x + v, NULL, 16, 32, (struct span *)((float *)&spans + v));
-        }
-        for (int j = 0; j < 16; ++j) s.scale[j] = spans.scale[b % 2 * 16 + j], s.step[j] = spans.step[b % 2 * 16 + j];
-        float max = 0, amax = 0;
+        struct affine a = affine_of(&f, &scales, &lows, b, 16, 15.f, c->important);
+        to[b].d = a.d;
+        to[b].dmin = a.m;
         for (int j = 0; j < 16; ++j) {
-            float size = s.scale[j] < 0 ? -s.scale[j] : s.scale[j];
-            max = size > amax ? s.scale[j] : max;
-            amax = size > amax ? size : amax;
+            uint8_t code = to[b].scales[j] = a.scales[j] | (uint8_t)(a.lows[j] << 4);
+            final_levels(c->x + b * SUPER + 16 * j, whole(a.d) * (code & 0xf), whole(a.m) * (code >> 4), 16, 3, &f,
+                         16 * b + j, levels + 16 * j);
         }
-        if (amax < 1e-15f) {
+        quarters(levels, 0, to[b].qs);
+    }
+}
+
+/* The first of n values that has the largest magnitude. */
+INLINE float peak_of(const float *values, int n) {
+    float max = 0, amax = 0;
+    for (int j = 0; j < n; ++j) {
+        float size = values[j] < 0 ? -values[j] : values[j];
+        max = size > amax ? values[j] : max;
+        amax = size > amax ? size : amax;
+    }
+    return max;
+}
+
+static void q6_k_chunk(struct chunk *c, struct q6_k *to) {
+    float x[16 * COLUMNS] ALIGNED, w[16 * COLUMNS] ALIGNED;
+    uint8_t levels[SUPER] ALIGNED;
+    struct spans s;
+    for (int at = 0; at < c->blocks * 16; at += COLUMNS) {
+        columns(c->x + at * 16, 16, x);
+        if (c->important) columns(c->given + at * 16, 16, w);
+        if (c->important) span(x, w, COLUMNS, 16, 32, &s, at);
+        else span(x, NULL, COLUMNS, 16, 32, &s, at);
+    }
+    for (int b = 0; b < c->blocks; ++b) {
+        struct q6_k *block = to + b;
+        float max = peak_of(s.scale + 16 * b, 16), inverse = -128.f / max;
+        if ((max < 0 ? -max : max) < 1e-15f) {
             memset(block, 0, sizeof *block);
             continue;
         }
-        float inverse = -128.f / max;
         block->d = half(1 / inverse);
-        float d = whole(block->d);
         for (int j = 0; j < 16; ++j) {
-            int scale = nearest(inverse * s.scale[j]);
-            block->scales[j] = scale < 127 ? scale : 127;
-            float this_d = d * block->scales[j];
+            const float *from = c->x + b * SUPER + 16 * j;
+            int scale = nearest(inverse * s.scale[16 * b + j]);
+            float step = s.step[16 * b + j], d;
+            block->scales[j] = (int8_t)(scale < 127 ? scale : 127);
+            d = whole(block->d) * block->scales[j];
             uint8_t *l = levels + 16 * j;
-            const float *from = source + 16 * j;
-            if (this_d == 0)
-                for (int i = 0; i < 16; ++i) l[i] = s.step[j] == 0 ? 0 : clamp(nearest(s.step[j] * from[i]), -32, 31) + 32;
+            if (d != 0)
+                for (int i = 0; i < 16; ++i) l[i] = clamp(nearest(from[i] / d), -32, 31) + 32;
             else
-                for (int i = 0; i < 16; ++i) l[i] = clamp(nearest(from[i] / this_d), -32, 31) + 32;
+                for (int i = 0; i < 16; ++i) l[i] = step == 0 ? 0 : clamp(nearest(step * from[i]), -32, 31) + 32;
         }
         for (int h = 0; h < 2; ++h)
             for (int i = 0; i < 32; ++i) {
                 const uint8_t *l = levels + 128 * h + i;
                 block->ql[64 * h + i] = (l[0] & 0xf) | (uint8_t)(l[64] << 4);
                 block->ql[64 * h + 32 + i] = (l[32] & 0xf) | (uint8_t)(l[96] << 4);
-                block->qh[32 * h + i] = l[0] >> 4 | l[32] >> 4 << 2 | l[64] >> 4 << 4 | l[96] >> 4 << 6;
             }
+        quarters(levels, 4, block->qh);
     }
+}
+
+/* The 16 signed 6-bit scales of q3_K, as 0 to 63, in their 12 bytes. */
+INLINE void pack_signed_scales(const uint8_t *codes, uint8_t *to) {
+    memset(to, 0, 12);
+    for (int j = 0; j < 16; ++j) {
+        to[j & 7] |= (uint8_t)((codes[j] & 0xf) << (j < 8 ? 0 : 4));
+        to[8 + (j & 3)] |= (uint8_t)(codes[j] >> 4 << 2 * (j / 4));
+    }
+}
+
+/* The scale codes of a block of q3_K without importance: in proportion to the largest. */
+INLINE uint16_t signed_proportion(const float *scales, uint8_t *codes) {
+    float max = peak_of(scales, 16), inverse = -32.f / max;
+    memset(codes, 0, 16);
+    if (max == 0) return half(0.f);
+    for (int j = 0; j < 16; ++j) codes[j] = (uint8_t)(clamp((int8_t)nearest(inverse * scales[j]), -32, 31) + 32);
+    return half(1 / inverse);
+}
+
+/* The same with importance: make_qx_quants over the scales, one block a lane. */
+INLINE void signed_shares(const struct spans *s, struct shares *out) {
+    float x[16 * COLUMNS] ALIGNED, w[16 * COLUMNS] ALIGNED;
+    struct spans whole_blocks;
+    for (int b = 0; b < CHUNK; ++b)
+        for (int j = 0; j < 16; ++j) {
+            x[j * COLUMNS + b] = s->scale[b * 16 + j];
+            w[j * COLUMNS + b] = s->weight[b * 16 + j];
+        }
+    span(x, w, CHUNK, 16, 32, &whole_blocks, 0);
+    for (int b = 0; b < CHUNK; ++b) {
+        float step = whole_blocks.step[b];
+        out->scale[b] = whole_blocks.scale[b];
+        for (int j = 0; j < 16; ++j)
+            out->levels[b][j] = (uint8_t)(step == 0 ? 0 : clamp(nearest(step * s->scale[b * 16 + j]), -32, 31) + 32);
+    }
+}
+
+static void q3_k_chunk(struct chunk *c, struct q3_k *to) {
+    float x[16 * COLUMNS] ALIGNED, w[16 * COLUMNS] ALIGNED, kept[16 * COLUMNS] ALIGNED, sigma2[CHUNK] ALIGNED;
+    uint8_t levels[SUPER] ALIGNED, left[WEIGHTS];
+    struct spans s;
+    struct shares shares;
+    if (c->important) spread_of(c, 2, sigma2);
+    for (int at = 0; at < c->blocks * 16; at += COLUMNS) {
+        columns(c->x + at * 16, 16, x);
+        if (c->important) {
+            weigh(c, at, 16, sigma2, x, w);
+            span(x, w, COLUMNS, 16, 4, &s, at);
+            continue;
+        }
+        for (int v = 0; v < COLUMNS; v += W)
+            leave(c, refine_vector(x + v, 16, 4, s.scale + at + v, kept + v), at + v, 16);
+        for (int k = 0; k < COLUMNS; ++k)
+            for (int i = 0; i < 16; ++i) left[(at + k) * 16 + i] = (uint8_t)(int)kept[i * COLUMNS + k];
+    }
+    if (c->important) signed_shares(&s, &shares);
+    for (int b = 0; b < c->blocks; ++b) {
+        struct q3_k *block = to + b;
+        uint8_t codes[16];
+        if (c->important) {
+            memcpy(codes, shares.levels[b], 16);
+            block->d = half(shares.scale[b]);
+        } else block->d = signed_proportion(s.scale + 16 * b, codes);
+        pack_signed_scales(codes, block->scales);
+        for (int j = 0; j < 16; ++j) {
+            const float *from = c->x + b * SUPER + 16 * j;
+            float d = whole(block->d) * (float)(codes[j] - 32), step = s.step[16 * b + j];
+            uint8_t *l = levels + 16 * j;
+            if (d != 0)
+                for (int i = 0; i < 16; ++i) l[i] = clamp(nearest(from[i] / d), -4, 3) + 4;
+            else if (!c->important) memcpy(l, left + b * SUPER + 16 * j, 16);
+            else
+                for (int i = 0; i < 16; ++i) l[i] = step == 0 ? 0 : clamp(nearest(step * from[i]), -4, 3) + 4;
+        }
+        for (int i = 0; i < 32; ++i) {
+            unsigned bits = 0;
+            for (int j = 0; j < 8; ++j) bits |= (levels[32 * j + i] >> 2 & 1u) << j;
+            block->hmask[i] = (uint8_t)bits;
+        }
+        quarters(levels, 0, block->qs);
+    }
+}
+
+/* Every row of the task, 16 blocks at a time; blocks of which a number is out of bounds go through ggml. */
+static int super(const struct task *t, struct report *r) {
+    const int bytes = t->type == Q2_K   ? sizeof(struct q2_k)
+                      : t->type == Q3_K ? sizeof(struct q3_k)
+                      : t->type == Q4_K ? sizeof(struct q4_k)
+                      : t->type == Q5_K ? sizeof(struct q5_k)
+                                        : sizeof(struct q6_k);
+    const int64_t across = t->width / SUPER, blocks = t->rows * across;
+    struct chunk c ALIGNED;
+    c.important = t->importance != NULL;
+    for (int64_t at = 0; at < blocks; at += CHUNK) {
+        c.blocks = blocks - at < CHUNK ? (int)(blocks - at) : CHUNK;
+        c.left = 0;
+        uint32_t top = convert(t, r, at * SUPER, c.x, c.blocks * SUPER);
+        for (int b = 0; c.important && b < c.blocks; ++b)
+            memcpy(c.given + b * SUPER, t->importance + (at + b) % across * SUPER, SUPER * sizeof(float));
+        if (c.blocks < CHUNK) {
+            memset(c.x + c.blocks * SUPER, 0, (CHUNK - c.blocks) * SUPER * sizeof(float));
+            if (c.important) memset(c.given + c.blocks * SUPER, 0, (CHUNK - c.blocks) * SUPER * sizeof(float));
+        }
+        void *to = (char *)t->target + at * bytes;
+        switch (t->type) {
+        case Q2_K: q2_k_chunk(&c, to); break;
+        case Q3_K: q3_k_chunk(&c, to); break;
+        case Q4_K: q4_k_chunk(&c, to); break;
+        case Q5_K: q5_k_chunk(&c, to); break;
+        default: q6_k_chunk(&c, to);
+        }
+        if (top > LARGEST) c.left |= vast(c.x, c.blocks, SUPER);
+        for (c.left &= (1u << c.blocks) - 1; c.left; c.left &= c.left - 1) {
+            int b = __builtin_ctz(c.left);
+            t->ggml(t->type, c.x + b * SUPER, (char *)to + b * bytes, 0, 1, SUPER, c.important ? c.given + b * SUPER : NULL);
+        }
+    }
+    return 0;
 }
