@@ -110,6 +110,8 @@ FAMILIES: Mapping[str, Family] = {
 }
 """Model types with Llama's names whose weights are checked; GPT-2 has a function of its own."""
 
+MOST_EXPERTS = 1 << 16
+"""Experts of all layers together; the largest models have some 25,000."""
 TIED_BY_DEFAULT = ("gpt2", "gpt_neo", "gptj", "opt", "bloom", "falcon")
 _KEYS: Mapping[str, tuple[str, ...]] = {
     "layers": ("num_hidden_layers", "n_layer", "n_layers", "num_layers"),
@@ -206,6 +208,8 @@ def _llama(config: Fields, facts: LlmFacts, family: Family) -> Iterator[Weight]:
         "o": everywhere,
         "mlp": family.mlp_bias and config.flag("mlp_bias", False),
     }
+    if family.experts:
+        _require_few(config, facts, family.experts)
     for index in range(facts.layers):
         prefix = f"model.layers.{index}."
         for norm in family.norms:
@@ -215,6 +219,14 @@ def _llama(config: Fields, facts: LlmFacts, family: Family) -> Iterator[Weight]:
             yield from _mixture(f"{prefix}{family.experts.part}.", config, facts, family.experts)
         else:
             yield from _feed_forward(f"{prefix}mlp.", facts, family, biased["mlp"])
+
+
+def _require_few(config: Fields, facts: LlmFacts, experts: Experts) -> None:
+    """A config must not make us list more weights than any checkpoint could hold."""
+    count = config.integer(experts.count, high=1 << 16)
+    if count * facts.layers > MOST_EXPERTS:
+        fact = f"{count:,} experts in {facts.layers:,} layers are more than the {MOST_EXPERTS:,} allowed"
+        raise SourceUnreadable(fact, where=config.where(experts.count))
 
 
 def is_sparse(config: Fields, layer: int) -> bool:

@@ -130,6 +130,12 @@ def test_every_weight_becomes_one_tensor_of_as_many_values(name: str, tmp_path: 
         ),
         ("llama", {"vocab_size": None}, SourceUnreadable, "config.json: vocab_size: this field is missing"),
         ("llama", {"text_config": "x"}, SourceUnreadable, "config.json: text_config: an object is expected"),
+        (
+            "llama",
+            {"num_hidden_layers": 513},
+            Unsupported,
+            "num_hidden_layers: llama.cpp takes at most 512 layers",
+        ),
         ("llama", {"head_dim": 33}, SourceUnreadable, "head_dim: 33 is odd"),
         (
             "llama",
@@ -199,6 +205,12 @@ def test_a_config_that_cannot_be_written_is_refused_by_field(
     folder = folder_of(tmp_path / "m", config(name, **changes))
     with pytest.raises(kind, match=words):
         keys(folder)
+
+
+def test_more_experts_than_any_model_has_are_refused_before_they_are_listed(tmp_path: Path) -> None:
+    many = {"architectures": ["MixtralForCausalLM"], "model_type": "mixtral", "num_local_experts": 60_000}
+    with pytest.raises(SourceUnreadable, match="num_local_experts: 60,000 experts in 2 layers are more"):
+        keys(folder_of(tmp_path / "m", config("mistral", **many)))
 
 
 def test_a_nested_text_config_counts(tmp_path: Path) -> None:

@@ -15,6 +15,9 @@ from .....targets.facts import LlmFacts
 from ..blueprint import Tensor, Transform
 from .covered import require_covered
 
+MOST_LAYERS = 512
+"""LLAMA_MAX_LAYERS in llama-hparams.h."""
+
 
 @dataclass(frozen=True)
 class Model:
@@ -62,13 +65,20 @@ class Family:
 def read_model(folder: Path) -> Model:
     """The model in `folder`, from config.json alone.
 
-    Raises Unsupported for an architecture that is not covered or whose model_type says something else, and
-    SourceUnreadable for figures that are missing or of the wrong type.
+    Raises Unsupported for an architecture that is not covered or whose model_type says something else and
+    for weights that are quantized already, and SourceUnreadable for figures that are missing or of the wrong
+    type.
     """
     raw = checkpoint.read_config(folder)
     architecture = (*checkpoint.architectures(raw), "")[0]
     model_type = require_covered(architecture).model_type
     values = decoders.complete(raw).values
+    if values.get("quantization_config") is not None:
+        raise Unsupported(
+            "the checkpoint is quantized already",
+            where=raw.where("quantization_config"),
+            mend="Start from the original weights, or from a GGUF file",
+        )
     if values.get("model_type") is None:
         raw = Fields({**raw.values, "model_type": model_type}, raw.file)
     config = decoders.complete(raw)
@@ -78,7 +88,11 @@ def read_model(folder: Path) -> Model:
             where=config.where("model_type"),
             mend=f"{architecture} is covered with the model_type {model_type!r}",
         )
-    return Model(folder, architecture, config, decoders.geometry(config, architecture))
+    facts = decoders.geometry(config, architecture)
+    if facts.layers > MOST_LAYERS:
+        fact = f"llama.cpp takes at most {MOST_LAYERS} layers, not {facts.layers:,}"
+        raise Unsupported(fact, where=config.where("num_hidden_layers"))
+    return Model(folder, architecture, config, facts)
 
 
 def find(architecture: str) -> Family:
