@@ -6,7 +6,8 @@ import math
 import numpy as np
 import pytest
 
-from gguf_jobs import bfloat16, export, job_of, random_weights, silent, write_gguf
+import gguf_jobs
+from gguf_random import bfloat16, random_weights, write_gguf
 from modelport.exporters.runtimes import gguf as runtime
 from modelport.exporters.runtimes.gguf import lanes, library, mixture, rows, stream
 from modelport.exporters.runtimes.gguf.blueprint import Tensor
@@ -16,6 +17,14 @@ from modelport.targets.errors import ConversionFailed, SourceUnreadable, Unsuppo
 pytestmark = pytest.mark.slow
 
 F32, F16, Q4_0, Q8_0, Q4_K, BF16 = 0, 1, 2, 8, 12, 30
+
+
+def export(source, scheme, folder, **options):
+    return gguf_jobs.export(gguf_jobs.make_job(folder, source, scheme, **options))
+
+
+def silent(stage, done, total):
+    pass
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +165,7 @@ def test_tensors_that_keep_their_type_are_copied_without_asking(sources, tmp_pat
 def test_a_file_that_was_cut_after_the_header_worker_is_named(sources, tmp_path):
     source = tmp_path / "cut.gguf"
     source.write_bytes(sources["float16"].read_bytes())
-    job = job_of(source, "q4_k_m", tmp_path / "out")
+    job = gguf_jobs.make_job(tmp_path / "out", source, "q4_k_m")
     runtime.header(job, silent)
     with source.open("r+b") as file:
         file.truncate(source.stat().st_size - 1000)
@@ -233,7 +242,7 @@ def test_each_expert_is_weighed_by_its_own_columns(tmp_path, kind):
 
 
 def test_progress_counts_every_value_once(sources, tmp_path):
-    job = job_of(sources["float16"], "q4_k_m", tmp_path)
+    job = gguf_jobs.make_job(tmp_path, sources["float16"], "q4_k_m")
     runtime.header(job, silent)
     told = []
     runtime.export(job, lambda *event: told.append(event))
@@ -244,7 +253,9 @@ def test_progress_counts_every_value_once(sources, tmp_path):
 
 
 def test_sizes_are_exact_for_every_scheme(sources, tmp_path):
-    job = job_of(sources["float16"], "q4_k_m", tmp_path / "sizes", schemes=list(mixture.FILE_TYPES))
+    job = gguf_jobs.make_job(
+        tmp_path / "sizes", sources["float16"], "q4_k_m", schemes=list(mixture.FILE_TYPES)
+    )
     told = runtime.sizes(job, silent).data
     for scheme in mixture.FILE_TYPES:
         made, _ = export(sources["float16"], scheme, tmp_path / scheme)

@@ -1,76 +1,40 @@
-"""GGUF models with random weights, and jobs that export them: shared by the tests of the streaming pass."""
+"""Jobs of the GGUF exporter: made, and run in this process."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import tempfile
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-import gguf_files
 from modelport.exporters.job import Job, Outcome
-from modelport.exporters.runtimes import gguf as runtime
-from modelport.exporters.runtimes.gguf import file
-from modelport.exporters.runtimes.gguf.file import Described
-
-KEYS: Mapping[str, Any] = {**gguf_files.LLAMA, "llama.attention.layer_norm_rms_epsilon": 1e-5}
-Arrays = dict[str, "np.ndarray[Any, Any]"]
+from modelport.exporters.runtimes import gguf
 
 
-def silent(stage: str, done: int, total: int) -> None:
+def make_job(folder: Path, source: Path, scheme: str, **options: Any) -> Job:
+    """A job for local-llm under `folder`: a Hugging Face directory, or a GGUF file, to one scheme."""
+    for name in ("staging", "work"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    kind = "gguf" if source.is_file() else "causal-lm"
+    staging, work = str(folder / "staging"), str(folder / "work")
+    return Job(
+        (), kind, str(source), "local-llm", "gguf", scheme, staging, work, None, {"threads": 2, **options}
+    )
+
+
+def export(job: Job) -> tuple[Path, Outcome]:
+    """Header and file, as the two workers of a conversion write them; the file and what the exporter reports."""
+    gguf.header(job, _quiet)
+    outcome = gguf.export(job, _quiet)
+    return Path(job.staging) / outcome.files[0], outcome
+
+
+def sizes(source: Path, schemes: list[str], **options: Any) -> dict[str, int]:
+    """The foretold size of the file in every scheme."""
+    with tempfile.TemporaryDirectory() as folder:
+        job = make_job(Path(folder), source, schemes[0], schemes=schemes, **options)
+        found: dict[str, int] = gguf.sizes(job, _quiet).data["file_bytes"]
+        return found
+
+
+def _quiet(stage: str, done: int, total: int) -> None:
     """Progress that nobody watches."""
-
-
-def random_weights(seed: int = 0, layers: int = 2) -> Arrays:
-    """float32 weights of a Llama of 256 columns, by GGUF name."""
-    rng = np.random.default_rng(seed)
-    return {
-        name: rng.normal(0, 0.05, shape).astype(np.float32)
-        for name, (_, shape) in gguf_files.tensors("float16", layers).items()
-    }
-
-
-def bfloat16(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """The bits of a float32 array rounded to bfloat16, as uint16."""
-    bits = np.ascontiguousarray(array, np.float32).view(np.uint32).astype(np.uint64)
-    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
-
-
-STORED: Mapping[str, Callable[[np.ndarray[Any, Any]], np.ndarray[Any, Any]]] = {
-    "float32": lambda array: array,
-    "float16": lambda array: array.astype(np.float16),
-    "bfloat16": bfloat16,
-}
-
-
-def write_gguf(path: Path, arrays: Arrays, kind: str = "float16", keys: Mapping[str, Any] = KEYS) -> Path:
-    """A GGUF file of these weights: matrices in `kind`, vectors in float32."""
-    kinds = {name: kind if array.ndim > 1 else "float32" for name, array in arrays.items()}
-    described = [Described(name, gguf_files.IDS[kinds[name]], array.shape) for name, array in arrays.items()]
-    layout = file.lay_out(gguf_files.entries(keys), described, 1)
-    with path.open("wb") as stream:
-        stream.write(layout.front)
-        for name, array in arrays.items():
-            stream.seek(layout.begins[name])
-            stream.write(STORED[kinds[name]](array).tobytes())
-        stream.truncate(layout.total)
-    return path
-
-
-def job_of(source: Path, scheme: str, folder: Path, kind: str = "gguf", **options: Any) -> Job:
-    """The job that exports `source` into folders of its own below `folder`."""
-    staging, work = folder / "staging", folder / "work"
-    staging.mkdir(parents=True)
-    work.mkdir()
-    return Job((), kind, str(source), "local-llm", "gguf", scheme, str(staging), str(work), options=options)
-
-
-def export(
-    source: Path, scheme: str, folder: Path, kind: str = "gguf", **options: Any
-) -> tuple[Path, Outcome]:
-    """Run both steps of the runtime; gives the artifact and what the second one told."""
-    job = job_of(source, scheme, folder, kind, **options)
-    runtime.header(job, silent)
-    outcome = runtime.export(job, silent)
-    return Path(job.staging) / "model.gguf", outcome
