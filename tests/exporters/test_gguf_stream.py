@@ -61,10 +61,10 @@ def importance_of(arrays, seed=1):
 
 @pytest.mark.parametrize("scheme", ["q4_k_m", "q5_k_m", "q6_k", "q4_0", "q8_0", "q3_k_m", "q2_k"])
 def test_with_an_importance_matrix_too(sources, tmp_path, monkeypatch, scheme):
-    from modelport.exporters.runtimes.gguf import importance
+    from modelport.exporters.runtimes.gguf import imatrix
 
     weights = importance_of(random_weights())
-    monkeypatch.setattr(importance, "read", lambda path: weights)
+    monkeypatch.setattr(imatrix, "read", lambda path: weights)
     mixture.quantize(sources["float16"], tmp_path / "wanted.gguf", scheme, importance=weights)
     made, _ = export(sources["float16"], scheme, tmp_path, imatrix="imatrix.gguf")
     assert filecmp.cmp(made, tmp_path / "wanted.gguf", shallow=False)
@@ -72,14 +72,14 @@ def test_with_an_importance_matrix_too(sources, tmp_path, monkeypatch, scheme):
 
 @pytest.mark.parametrize("change", ["size", "names"])
 def test_another_models_importance_matrix_is_refused(sources, tmp_path, monkeypatch, change):
-    from modelport.exporters.runtimes.gguf import importance
+    from modelport.exporters.runtimes.gguf import imatrix
 
     weights = importance_of(random_weights())
     if change == "size":
         weights["blk.0.attn_q.weight"] = np.ones(128, np.float32)
     else:
         weights = {f"other.{name}": values for name, values in weights.items()}
-    monkeypatch.setattr(importance, "read", lambda path: weights)
+    monkeypatch.setattr(imatrix, "read", lambda path: weights)
     with pytest.raises(UsageError, match=r"^imatrix\.gguf: "):
         export(sources["float16"], "q4_k_m", tmp_path, imatrix="imatrix.gguf")
 

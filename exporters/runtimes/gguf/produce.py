@@ -114,18 +114,27 @@ def _weigh(job: Job, model: one_pass.Model, base: Path | None, progress: Progres
     given = job.options.get("imatrix")
     if not given and not job.options.get("calibrated"):
         return _Weighing()
-    from . import importance
+    from . import imatrix
 
     if given:
-        return _Weighing(importance.read(Path(given)), Path(given).name)
+        return _Weighing(imatrix.read(Path(given)), Path(given).name)
+    from . import importance
+
     if job.samples is None:
         raise UsageError("an importance matrix needs text to run the model on", mend="Add --calibration FILE")
     assert base is not None
     run_on, notes = _bearable(job, model, base, progress)
     out = Path(job.staging) / MATRIX
     windows = SampleSet.open(Path(job.samples) / "calibration").array("input_ids")
-    importance.collect(run_on, windows, out, threads=one_pass.threads(job), progress=progress)
-    return _Weighing(importance.read(out), MATRIX, (MATRIX,), notes)
+    collected = importance.collect(
+        run_on,
+        windows.reshape(len(windows), -1),
+        out,
+        threads=one_pass.threads(job),
+        progress=progress,
+        datasets=(Path(str(job.options.get("calibration"))).name,),
+    )
+    return _Weighing(imatrix.read(out), MATRIX, (MATRIX,), (*notes, *collected.notes))
 
 
 def _bearable(
