@@ -101,6 +101,8 @@ def _largest(keys: Fields, key: str, default: int | None = None, *, high: int) -
 
 def _vocabulary(model: Model, keys: Fields, name: str) -> int:
     """Tokens of the vocabulary: as many as stand in the file, or as the model's own key says."""
+    # A model without a tokenizer cannot be run, and so not be verified.
+    keys.text("tokenizer.ggml.model")
     tokens = next((entry for entry in model.entries if entry.key == "tokenizer.ggml.tokens"), None)
     if tokens is not None and tokens.items:
         return tokens.items

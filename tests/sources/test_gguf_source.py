@@ -113,6 +113,7 @@ def test_the_vocabulary_may_be_a_number(tmp_path: Path) -> None:
         ("llama.attention.head_count", "4", "llama.attention.head_count: an integer is expected"),
         ("llama.attention.head_count_kv", [2.5, 1.5], "head_count_kv: integers from 0"),
         ("llama.context_length", None, "llama.context_length: this field is missing"),
+        ("tokenizer.ggml.model", None, "m.gguf: tokenizer.ggml.model: this field is missing"),
         ("tokenizer.ggml.tokens", ["a"], r"token_embd.weight: shape \[48, 256\], where .* \[1, 256\]"),
         ("tokenizer.ggml.tokens", None, "llama.vocab_size: this field is missing"),
         ("general.type", "imatrix", "this file is an importance matrix .* Give it with --imatrix"),

@@ -21,6 +21,7 @@ LLAMA: Mapping[str, Any] = {
     "llama.feed_forward_length": 512,
     "llama.attention.head_count": 4,
     "llama.attention.head_count_kv": 2,
+    "tokenizer.ggml.model": "gpt2",
     "tokenizer.ggml.tokens": [f"t{index}" for index in range(48)],
 }
 

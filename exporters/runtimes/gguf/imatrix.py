@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ....sources.gguf.header import Header, Info, encode, entry, read_header, recognises, type_bytes, value
 from ....sources.gguf.values import STRING, UINT32
-from ....targets.errors import UsageError
+from ....targets.errors import SourceUnreadable, UsageError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -82,7 +82,10 @@ def read(path: Path) -> dict[str, Array]:
 
 def _gguf(path: Path) -> dict[str, Array]:
     """`read` for the GGUF form."""
-    header = read_header(path)
+    try:
+        header = read_header(path)
+    except SourceUnreadable as error:  # it is the request that is wrong, not the model
+        raise UsageError(error.fact, where=error.where, mend=error.mend) from None
     kind = header.find("general.type")
     named = value(kind) if kind is not None else "model"
     if named != "imatrix":
