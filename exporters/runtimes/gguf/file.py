@@ -34,6 +34,11 @@ class Described:
         """Bytes of its data, without padding."""
         return header.type_bytes(self.type, self.shape)
 
+    @property
+    def padded(self) -> int:
+        """Bytes that it takes in the file."""
+        return self.nbytes + -self.nbytes % ALIGNMENT
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -67,7 +72,7 @@ def lay_out(entries: Iterable[header.Entry], tensors: Sequence[Described], file_
     for name in order(by_name):
         tensor = by_name[name]
         infos.append(header.Info(name, tensor.type, tensor.shape, offset))
-        offset += tensor.nbytes + -tensor.nbytes % ALIGNMENT
+        offset += tensor.padded
     front = header.encode(_settled(entries, file_type), infos, ALIGNMENT)
     begins = {info.name: len(front) + info.offset for info in infos}
     return Layout(front, begins, len(front) + offset)

@@ -25,16 +25,16 @@ def run(job: Job, progress: Progress) -> Outcome:
     between = _between(job, tensors)
     weighed = bool(job.options.get("calibrated") or job.options.get("imatrix"))
     importance = {tensors[0].name: np.ones(1, np.float32)} if weighed else None
-    file_bytes: dict[str, int] = {}
-    tensor_bytes: dict[str, int] = {}
     front = 0
+    tensor_bytes: dict[str, int] = {}
     for scheme in job.options["schemes"]:
         source = [Described(tensor.name, kind, tensor.shape) for tensor, kind in between(scheme)]
         types = mixture.decide(entries, source, scheme, Path(job.work), importance=importance)
         target = [Described(was.name, kind, was.shape) for was, kind in zip(source, types, strict=True)]
-        layout = lay_out(entries, target, mixture.file_type(scheme))
-        front = len(layout.front)
-        file_bytes[scheme], tensor_bytes[scheme] = layout.total, layout.total - front
+        # Types and file type are numbers of fixed size: what stands in front is as long in every scheme.
+        front = front or len(lay_out(entries, target, mixture.file_type(scheme)).front)
+        tensor_bytes[scheme] = sum(tensor.padded for tensor in target)
+    file_bytes = {scheme: front + nbytes for scheme, nbytes in tensor_bytes.items()}
     progress("size of the file", 1, 1)
     return Outcome(data={"file_bytes": file_bytes, "tensor_bytes": tensor_bytes, "header_bytes": front})
 
