@@ -11,7 +11,7 @@ from bar import close
 from gguf_cases import Case, cases
 
 from gguf_compare import compare, write_imatrix
-from gguf_jobs import export, make_job
+from gguf_jobs import export
 from llama_oracle import Conversion, Quantization, first_type, run_conversions, run_quantizations
 from tiny_llms import pre_of
 
@@ -84,10 +84,18 @@ def difference(root: Path, file: File) -> str | None:
     with tempfile.TemporaryDirectory(dir=root) as work:
         options = {"via": file.via, "imatrix": str(given) if given else None}
         try:
-            ours, _ = export(make_job(Path(work), root / file.case.name, file.scheme, **options))
+            ours, _ = export(root / file.case.name, file.scheme, Path(work), "causal-lm", **options)
         except Exception as error:
-            return f"{type(error).__name__}: {error}"
+            return f"{type(error).__name__}: {error}".replace(str(root), "")
         return compare(ours, _theirs(root, file))
+
+
+def grouped(told: list[tuple[str, str, str]]) -> dict[tuple[str, str], list[str]]:
+    """The columns in which one case differs in one way."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for name, label, what in told:
+        found.setdefault((name, what), []).append(label)
+    return found
 
 
 def main() -> None:
@@ -106,14 +114,14 @@ def main() -> None:
         oracle(root, listed)
         labels = list(dict.fromkeys(file.label for file in listed))
         print(f"{'':22}" + " ".join(labels))
-        told: list[str] = []
+        told: list[tuple[str, str, str]] = []
         for case in chosen:
             own = {file.label: difference(root, file) for file in listed if file.case == case}
             marks = " ".join(f"{'=' if own[label] is None else 'X':^{len(label)}}" for label in labels)
             print(f"{case.name:22}{marks}", flush=True)
-            told += [f"{case.name} {label}: {what}" for label, what in own.items() if what is not None]
-    for line in told:
-        print(line)
+            told += [(case.name, label, what) for label, what in own.items() if what is not None]
+    for (name, what), labels in grouped(told).items():
+        print(f"{name} ({', '.join(labels)}): {what}")
     same = len(listed) - len(told)
     close("gguf-identical", [(f"identical files of {len(listed)}", same, ">=", len(listed))])
 

@@ -6,6 +6,7 @@ Called by llama_oracle.py; nothing here is imported by a test.
 from __future__ import annotations
 
 import ctypes
+import importlib
 import json
 import sys
 from pathlib import Path
@@ -17,9 +18,8 @@ KEPT: list[Any] = []  # what llama.cpp holds pointers into while it quantizes
 def convert(root: str, jobs: list[dict[str, Any]]) -> None:
     """Run convert_hf_to_gguf.py's main over every job, told the pre-tokenizer where its table of hashes has none."""
     sys.path.insert(0, root)
-    sys.argv = ["convert_hf_to_gguf.py"]
-    import convert_hf_to_gguf
-    from conversion.base import TextModel
+    script = importlib.import_module("convert_hf_to_gguf")
+    TextModel: Any = importlib.import_module("conversion.base").TextModel
 
     own = TextModel.get_vocab_base_pre
     for job in jobs:
@@ -34,7 +34,7 @@ def convert(root: str, jobs: list[dict[str, Any]]) -> None:
             job["outtype"],
         ]
         sys.argv += ["--vocab-only"] if job["vocab_only"] else []
-        convert_hf_to_gguf.main()
+        script.main()
 
 
 def quantize(jobs: list[dict[str, Any]]) -> None:

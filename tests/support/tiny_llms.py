@@ -186,7 +186,8 @@ def write_shards(
     names = sorted(shapes)
     share = -(-len(names) // shards)
     groups = [names[n : n + share] for n in range(0, len(names), share)]
-    rng, placed, total = np.random.default_rng(seed), {}, 0
+    rng, total = np.random.default_rng(seed), 0
+    placed: dict[str, str] = {}
     for number, group in enumerate(groups, 1):
         file = (
             f"model-{number:05d}-of-{len(groups):05d}.safetensors" if len(groups) > 1 else "model.safetensors"

@@ -144,7 +144,7 @@ def write_bpe(name: str, folder: Path, vocabulary: int = 768) -> int:
         merges = [" ".join(pair) for pair in parts["model"]["merges"]]
         (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges, ""]), encoding="utf-8")
     ids = set(parts["model"]["vocab"].values()) | {token["id"] for token in parts["added_tokens"]}
-    return max(ids) + 1
+    return int(max(ids)) + 1
 
 
 def _named(style: Style) -> dict[str, str | None]:
