@@ -161,7 +161,7 @@ def _measured(job: Job, artifact: Path, windows: Array, threads: int, progress: 
     try:
         speed = runner.speed(windows[0])
         peak = memory.grown()
-        kept = windows.shape[1] + gguf.RUNS // 2
+        kept = speed.tokens + gguf.RUNS // 2
         read = decode_bytes.of_token(artifact, runner.model, kept, _kv(job))
         prompt = job.options.get("prompt")
         sample = None if prompt is None else {"prompt": str(prompt), "text": runner.continued(str(prompt))}
@@ -173,7 +173,7 @@ def _measured(job: Job, artifact: Path, windows: Array, threads: int, progress: 
         "latency_ms": speed.latency_ms,
         "speed": {
             "threads": threads,
-            "prefill_tokens": int(windows.shape[1]),
+            "prefill_tokens": speed.tokens,
             "prefill_tokens_per_second": speed.prefill,
             "decode_tokens_per_second": speed.decode,
             "predicted_decode_tokens_per_second": None if rate is None else rate / read,

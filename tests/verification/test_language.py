@@ -16,6 +16,7 @@ from modelport.exporters.job import Job
 from modelport.exporters.runtimes.gguf.session import Context, Model
 from modelport.targets.errors import ConversionFailed
 from modelport.verification import bandwidth, decode_bytes, language, runners
+from modelport.verification.runners import gguf as gguf_runner
 
 pytestmark = pytest.mark.slow
 
@@ -25,10 +26,16 @@ def quiet(*_: object) -> None: ...
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory) -> Path:
-    """A folder with the checkpoint (tiny), base.gguf, q8_0.gguf, q4_k_m.gguf and q2_k.gguf."""
+    """A folder with the checkpoint (tiny), base.gguf, q8_0.gguf, q4_k_m.gguf and q2_k.gguf; and gpt2.gguf."""
     work = tmp_path_factory.mktemp("language")
     folder = tiny_llms.make("llama", work / "tiny", context=256)
-    run_conversions([Conversion(folder, work / "base.gguf", "bf16")])
+    short = tiny_llms.make("gpt2", work / "short", context=64)
+    run_conversions(
+        [
+            Conversion(folder, work / "base.gguf", "bf16"),
+            Conversion(short, work / "gpt2.gguf", "bf16", tiny_llms.pre_of("gpt2")),
+        ]
+    )
     schemes = ("q8_0", "q4_k_m", "q2_k")
     run_quantizations([Quantization(work / "base.gguf", work / f"{name}.gguf", name) for name in schemes])
     with Model(work / "base.gguf", vocab_only=True) as model:
@@ -209,6 +216,17 @@ def test_a_runner_by_format_gives_the_logits_of_its_tokens(made: Path) -> None:
         for position, token in enumerate(ids[0]):
             context.decode([int(token)], position)
         np.testing.assert_allclose(context.logits()[0], found[0, -1], atol=0.05)
+
+
+def test_nothing_is_run_beyond_the_positions_that_a_model_has_learned(made: Path) -> None:
+    """llama.cpp ends the process where a table of positions ends."""
+    runner = gguf_runner.LlamaRunner(made / "gpt2.gguf", 1)
+    assert runner.model.context == 64
+    speed = runner.speed(np.arange(5, 69))
+    assert 0 < speed.tokens < 64
+    assert speed.decode > 0
+    assert isinstance(runner.continued("a long text, longer than what the model takes " * 20), str)
+    runner.close()
 
 
 def test_bandwidth_is_plausible_and_not_that_of_a_cache() -> None:

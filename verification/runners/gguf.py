@@ -71,7 +71,10 @@ class LlamaRunner:
 
     def continued(self, prompt: str, count: int = 64) -> str:
         """At most `count` tokens after a prompt, each the likeliest; the model's chat template is not applied."""
-        tokens = self.model.tokenize(prompt, begin=True, special=True)
+        room = self.model.context
+        count = min(count, room // 2)
+        # Of a prompt that is too long, the end is what a text goes on from.
+        tokens = self.model.tokenize(prompt, begin=True, special=True)[-(room - count) :]
         if not tokens:
             return ""
         written: list[bytes] = []
@@ -115,8 +118,8 @@ class Speed:
 
 def measure(model: Model, window: Array, threads: int, kv: str) -> Speed:
     """Read `window` several times with logits for its last token only, then write token after token."""
-    tokens = np.asarray(window).ravel()
-    steps = WARM_UP + RUNS
+    steps = min(WARM_UP + RUNS, model.context // 2)
+    tokens = np.asarray(window).ravel()[: model.context - steps]
     with Context(
         model, tokens=len(tokens) + steps, batch=len(tokens), threads=threads, kv=kv, outputs=1
     ) as context:
@@ -139,7 +142,7 @@ def measure(model: Model, window: Array, threads: int, kv: str) -> Speed:
 
         for _ in range(WARM_UP):
             write()
-        return Speed(len(tokens), prefill, _timed(write, RUNS))
+        return Speed(len(tokens), prefill, _timed(write, steps - WARM_UP))
 
 
 def _timed(call: Callable[[], None], runs: int) -> list[float]:

@@ -77,6 +77,11 @@ class Model:
         found = int(self.llama.llama_vocab_bos(self._vocab))
         return found if found >= 0 else None
 
+    @property
+    def context(self) -> int:
+        """The most tokens that the model was made for; learned positions end there, and llama.cpp with them."""
+        return int(self.llama.llama_model_n_ctx_train(self.handle))
+
     def metadata(self, key: str) -> str | None:
         """A scalar or string of the header as text; "{arch}" in `key` stands for the architecture's name."""
         if "{arch}" in key:
