@@ -48,7 +48,9 @@ class _Wanted:
     window: int
     bos: int | None
     calibration: int
-    held_out: int | None
+    held_out: int
+    asked: bool
+    """Whether the user named the number of windows that verify; otherwise it may be less."""
 
     @property
     def own(self) -> int:
@@ -95,13 +97,15 @@ def prepare(
         regions, warnings = _shipped(), [NO_TEXT]
     else:
         regions, warnings = _read(data, root if root is not None else Path.cwd(), window)
-    held = HELD_OUT if held_out is None else held_out
+    held = (
+        held_out if held_out is not None else HELD_OUT if limit is None else max(1, min(HELD_OUT, limit // 5))
+    )
     calibrating = CALIBRATION if limit is None else limit - held
     if data is not None and calibrating < 1:
         raise UsageError(
             f"{limit} windows leave none to calibrate with beside {held} held out", where="--samples"
         )
-    wanted = _Wanted(window, bos, 0 if data is None else calibrating, held_out)
+    wanted = _Wanted(window, bos, 0 if data is None else calibrating, held, held_out is not None)
     verifying, kept = _divide(regions, encode, wanted, seed, data)
     digest = hashlib.sha256()
     for name, windows in (("calibration", kept), ("held_out", verifying)):
@@ -190,7 +194,7 @@ def _divide(
 ) -> tuple[Array, Array]:
     """(held out, calibration) windows; which set a region goes to depends on its content and the seed alone."""
     drawn = _draw(regions, seed)
-    most = HELD_OUT if wanted.held_out is None else wanted.held_out
+    most = wanted.held_out
     tokens: dict[int, list[int]] = {}
     total = 0
     for index in drawn:
@@ -198,7 +202,7 @@ def _divide(
             break
         tokens[index] = encode(regions[index] if regions[index].endswith("\n") else regions[index] + "\n\n")
         total += len(tokens[index])
-    if wanted.held_out is None and wanted.calibration:
+    if not wanted.asked and wanted.calibration:
         most = max(1, min(most, total // wanted.own // 5))
     held: list[int] = []
     while sum(len(tokens[index]) for index in held) < most * wanted.own and len(held) < len(tokens):

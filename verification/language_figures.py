@@ -39,9 +39,14 @@ def windows_to_run(count: int, window: int, vocabulary: int, parameters: int) ->
 
 def log_probabilities(logits: Array) -> Array:
     """log softmax of each row: float32 (rows, vocabulary)."""
-    shifted = logits.astype(np.float32) - logits.max(axis=1, keepdims=True)
-    total = np.exp(shifted).sum(axis=1, keepdims=True, dtype=np.float64)
-    return np.asarray(shifted - np.log(total).astype(np.float32))
+    found = np.empty(logits.shape, np.float32)
+    step = max(1, BLOCK // logits.shape[1])
+    for begin in range(0, len(logits), step):
+        part = logits[begin : begin + step].astype(np.float32)
+        part -= part.max(axis=1, keepdims=True)
+        total = np.exp(part).sum(axis=1, keepdims=True, dtype=np.float64)
+        found[begin : begin + step] = part - np.log(total).astype(np.float32)
+    return found
 
 
 def targets(rows: Array, window: Array) -> Array:

@@ -137,8 +137,8 @@ def test_wishes_that_cannot_be_met_name_their_option(book: Path, tmp_path: Path)
         language.prepare(str(book), encode, tmp_path / "out", window=1024, longest=512)
     with pytest.raises(UsageError, match="fewer than 16"):
         language.prepare(str(book), encode, tmp_path / "out", window=8)
-    with pytest.raises(UsageError, match="10 windows leave none to calibrate with beside 16"):
-        language.prepare(str(book), encode, tmp_path / "out", limit=10)
+    with pytest.raises(UsageError, match="10 windows leave none to calibrate with beside 10"):
+        language.prepare(str(book), encode, tmp_path / "out", limit=10, held_out=10)
     with pytest.raises(UsageError, match="Give more text"):
         language.prepare(None, encode, tmp_path / "out", held_out=100_000)
 

@@ -32,6 +32,7 @@ class LlamaRunner:
         self.model = Model(path)
         self.threads, self.kv = threads, kv
         self._context: Context | None = None
+        self._size = (0, 0)
         self._last: Array = np.zeros(0, np.int64)
 
     def close(self) -> None:
@@ -40,20 +41,22 @@ class LlamaRunner:
             self._context.close()
         self.model.close()
 
-    def _fresh(self, tokens: int) -> Context:
-        """An empty context for windows of `tokens` tokens, with logits for each of them."""
-        if self._context is None or self._context.batch != tokens:
+    def _fresh(self, tokens: int, rows: int) -> Context:
+        """An empty context for windows of `tokens` tokens, with logits for the last `rows` of them."""
+        if self._context is None or self._size != (tokens, rows):
             if self._context is not None:
                 self._context.close()
-            self._context = Context(self.model, tokens=tokens, threads=self.threads, kv=self.kv)
+            self._context = Context(self.model, tokens=tokens, threads=self.threads, kv=self.kv, outputs=rows)
+            self._size = (tokens, rows)
         self._context.clear()
         return self._context
 
     def logits(self, window: Array, *, first: int = 0, last: int | None = None) -> Array:
         """Logits after each token from position `first` to before `last`: float32 (last - first, vocabulary)."""
         tokens = np.asarray(window).ravel()
-        context = self._fresh(len(tokens))
-        context.decode(tokens, rows=len(tokens) - first)
+        rows = len(tokens) - first
+        context = self._fresh(len(tokens), rows)
+        context.decode(tokens, rows=rows)
         return context.logits()[: None if last is None else last - first]
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
