@@ -11,8 +11,9 @@ from bar import close
 from gguf_cases import Case, cases
 
 from gguf_compare import compare, write_imatrix
-from gguf_jobs import export
+from gguf_jobs import export, make_job
 from llama_oracle import Conversion, Quantization, first_type, run_conversions, run_quantizations
+from modelport.targets.errors import ModelportError
 from tiny_llms import pre_of
 
 SCHEMES = ("q4_k_m", "q5_k_m", "q8_0", "q4_0", "q6_k", "f16")
@@ -84,8 +85,8 @@ def difference(root: Path, file: File) -> str | None:
     with tempfile.TemporaryDirectory(dir=root) as work:
         options = {"via": file.via, "imatrix": str(given) if given else None}
         try:
-            ours, _ = export(root / file.case.name, file.scheme, Path(work), "causal-lm", **options)
-        except Exception as error:
+            ours, _ = export(make_job(Path(work), root / file.case.name, file.scheme, **options))
+        except ModelportError as error:
             return f"{type(error).__name__}: {error}".replace(str(root), "")
         return compare(ours, _theirs(root, file))
 

@@ -11,8 +11,7 @@ from bar import close
 from gguf_cases import Case, cases
 
 from gguf_compare import write_imatrix
-from gguf_jobs import export, job_of, silent
-from modelport.exporters.runtimes import gguf
+from gguf_jobs import export, make_job, sizes
 from modelport.targets.registry import find_target
 
 
@@ -23,25 +22,18 @@ def without_weights(folder: Path) -> Path:
     return bare
 
 
-def sizes(bare: Path, schemes: list[str], work: Path, matrix: str | None) -> dict[str, int]:
-    """Bytes of the file in every scheme, as foretold for a folder without weights."""
-    job = job_of(bare, schemes[0], work, "causal-lm", schemes=schemes, imatrix=matrix)
-    found: dict[str, int] = gguf.sizes(job, silent).data["file_bytes"]
-    return found
-
-
 def wrong(case: Case, root: Path, schemes: list[str]) -> list[str]:
     """A line for every scheme, with and without importance matrix, whose foretold size is not the file's."""
     folder = case.make(root)
     bare = without_weights(folder)
     lines = []
-    made, _ = export(folder, "f16", root / "f16", "causal-lm")
+    made, _ = export(make_job(root / "f16", folder, "f16"))
     matrix = write_imatrix(made, root / "matrix.gguf")
     for given in (None, str(matrix)):
-        foretold = sizes(bare, schemes, root / f"sizes-{bool(given)}", given)
+        foretold = sizes(bare, schemes, imatrix=given)
         for scheme in schemes:
             with tempfile.TemporaryDirectory(dir=root) as work:
-                file, _ = export(folder, scheme, Path(work), "causal-lm", imatrix=given)
+                file, _ = export(make_job(Path(work), folder, scheme, imatrix=given))
                 if (size := file.stat().st_size) != foretold[scheme]:
                     how = " with importance matrix" if given else ""
                     lines.append(f"{scheme}{how}: foretold {foretold[scheme]:,}, made {size:,} bytes")
