@@ -15,7 +15,7 @@ import tiny_llms
 from gguf_compare import compare, write_imatrix
 from llama_oracle import Conversion, Quantization
 from modelport.calibration.samples import write_set
-from modelport.exporters.runtimes.gguf import heading
+from modelport.exporters.runtimes.gguf import heading, rows, stream
 from modelport.sources.gguf import header
 from modelport.targets.errors import ConversionFailed, SourceUnreadable
 
@@ -66,6 +66,23 @@ def test_by_way_of_float16_where_asked(folder, models, tmp_path, scheme):
     assert compare(made, wanted) is None
     straight, _ = gguf_jobs.export(gguf_jobs.make_job(tmp_path / "own", models["gpt2"], scheme))
     assert compare(straight, wanted) is not None
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(("threads", "slab", "band"), [(1, 1, 1), (3, 5000, 3000)])
+def test_bytes_depend_on_neither_threads_nor_slabs(models, tmp_path, monkeypatch, name, threads, slab, band):
+    plain, _ = gguf_jobs.export(gguf_jobs.make_job(tmp_path / "plain", models[name], "q4_0"))
+    monkeypatch.setattr(stream, "SLAB", slab)
+    monkeypatch.setattr(rows, "_BAND", band)
+    other, _ = gguf_jobs.export(gguf_jobs.make_job(tmp_path / "other", models[name], "q4_0", threads=threads))
+    assert filecmp.cmp(plain, other, shallow=False)
+
+
+def test_no_importance_is_collected_for_a_scheme_without(models, tmp_path):
+    job = gguf_jobs.make_job(tmp_path, models["llama3"], "q8_0", calibrated=True)
+    _, outcome = gguf_jobs.export(job)
+    assert outcome.files == ("model.gguf",)
+    assert "serves verification alone" in outcome.notes[0]
 
 
 def test_two_steps_of_our_own_give_the_same_file(models, tmp_path):

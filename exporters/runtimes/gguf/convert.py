@@ -82,6 +82,8 @@ class Converter:
         bound = order.bound
         count = slab.rows * bound.width
         dtype, address = slab.dtype, buffer.address
+        nbytes = slab.rows * rows.target_bytes(order.type, bound.width)
+        assert max(nbytes, slab.nbytes) <= self.size, "C code writes here: a slab must fit its buffers"
         if dtype not in PLAIN.values():
             if rows.type_id(dtype) == order.type:
                 self._validate(order, address, slab.nbytes)
@@ -90,7 +92,6 @@ class Converter:
         if bound.tensor.transform == "plus one":
             dtype, address = "float32", self._plus_one(dtype, address, count)
         via = {F16: "f16", BF16: "bf16"}.get(order.between) if dtype != PLAIN.get(order.between) else None
-        nbytes = slab.rows * rows.target_bytes(order.type, bound.width)
         out = self._buffer("out")
         height, width = (1, count) if order.type in PLAIN else (slab.rows, bound.width)
         report = self.quantizer.quantize(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from ....sources.gguf import header
 from ....sources.place import Place
+from ....targets import host
 from ....targets.errors import Unsupported, UsageError
 from ...job import Job, Progress
 from . import blueprint, lanes, library, mixture, rows, stream
@@ -226,4 +226,4 @@ def by_type(tensors: Sequence[Described]) -> dict[str, int]:
 def threads(job: Job) -> int:
     """Threads to convert with: those asked for, or every CPU that this process may use."""
     asked = job.options.get("threads")
-    return int(asked) if asked else len(os.sched_getaffinity(0))
+    return int(asked) if asked else host.cpu_count()

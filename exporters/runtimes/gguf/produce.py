@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from .mixture import Importance
 
 MATRIX = "imatrix.gguf"
+UNWEIGHED = ("f32", "f16", "bf16", "q8_0")
+"""Schemes that ggml rounds in one way only, whatever matters."""
 BASE, PLAIN = "base.gguf", "plain.gguf"
 """In the work folder: the model in 16 bits, and the scheme without importance."""
 
@@ -87,8 +89,7 @@ def _write(
 
 def _base(job: Job, model: one_pass.Model, progress: Progress) -> tuple[Path | None, tuple[str, ...]]:
     """The model unquantized, where something is to run it: a GGUF source itself, or a file in 16 bits."""
-    observed = job.options.get("calibrated") and not job.options.get("imatrix")
-    if not (job.options.get("base") or observed):
+    if not (job.options.get("base") or _observes(job)):
         return None, ()
     if job.source_kind == "gguf":
         return Path(job.source_path), ()
@@ -110,10 +111,17 @@ def _base(job: Job, model: one_pass.Model, progress: Progress) -> tuple[Path | N
     raise AssertionError("bf16 holds what float32 holds")
 
 
+def _observes(job: Job) -> bool:
+    """Whether an importance matrix is to be collected."""
+    asked = job.options.get("calibrated") and not job.options.get("imatrix")
+    return bool(asked) and job.quant not in UNWEIGHED
+
+
 def _weigh(job: Job, model: one_pass.Model, base: Path | None, progress: Progress) -> _Weighing:
     given = job.options.get("imatrix")
-    if not given and not job.options.get("calibrated"):
-        return _Weighing()
+    if not given and not _observes(job):
+        why = f"{job.quant} rounds every weight in the same way: the text serves verification alone."
+        return _Weighing(notes=(why,) if job.options.get("calibrated") else ())
     from . import imatrix
 
     if given:

@@ -17,6 +17,8 @@ ITEM_BYTES: Mapping[str, int] = {"float32": 4, "float16": 2, "bfloat16": 2, "flo
 
 _VECTORS = 1024
 """Buffers that one preadv takes (IOV_MAX)."""
+_BAND = 8 << 20
+"""Bytes of neighbouring columns that are read at a time, so that a matrix is not read in crumbs."""
 
 _AGAIN = "Download the model again, with all its files"
 
@@ -149,15 +151,19 @@ def _elements(shape: Sequence[int]) -> int:
     return total
 
 
+def fewest_rows(bound: Bound) -> int:
+    """The rows that a slab cannot be cut below: permuted ones come in pairs."""
+    return 2 if bound.tensor.transform == "permute" else 1
+
+
 def slabs(bound: Bound, largest: int, *, row_cost: int, split_matrices: bool) -> Iterator[Slab]:
     """The tensor's rows in order, in slabs of at most `largest` bytes where a row costs `row_cost` of them.
 
     A slab never crosses from one part to the next, nor, with `split_matrices`, from one expert's matrix to
-    the next; permuted tensors are cut at even rows. A row that is larger than `largest` is a slab of its own.
+    the next. Rows that are larger than `largest` come `fewest_rows` at a time.
     """
-    step = max(largest // row_cost, 1)
-    if bound.tensor.transform == "permute":
-        step = max(step - step % 2, 2)
+    fewest = fewest_rows(bound)
+    step = max(largest // row_cost // fewest, 1) * fewest
     skipped = 0
     sizes = [_elements(place.shape) // bound.width for place in bound.places] or [bound.rows]
     for part, rows in enumerate(sizes):
@@ -177,6 +183,8 @@ class Files:
 
     descriptors: dict[Path, int] = field(default_factory=dict)
     _columns: bytearray = field(default_factory=bytearray)
+    _band: tuple[Place | None, int, int] = (None, 0, 0)
+    """What lies in `_columns`: the place, its first column and how many."""
 
     def close(self) -> None:
         """Close every file."""
@@ -225,21 +233,31 @@ class Files:
             first = stop
 
     def _read_columns(self, slab: Slab, place: Place, buffer: memoryview, first: int) -> None:
-        """Rows of the transposed matrix are columns of the stored one: a piece of each stored row is read."""
+        """Rows of the transposed matrix are columns of the stored one, of which a band is kept."""
         import numpy as np
 
+        height, kind = place.shape[0], np.dtype(f"u{ITEM_BYTES[place.dtype]}")
+        held, begin, count = self._band
+        if held != place or not begin <= first <= first + slab.rows <= begin + count:
+            begin, count = self._read_band(place, first, slab.rows)
+        band = np.frombuffer(self._columns, kind, height * count).reshape(height, count)
+        target = np.frombuffer(buffer, kind, height * slab.rows).reshape(slab.rows, height)
+        target[:] = band[:, first - begin : first - begin + slab.rows].T
+
+    def _read_band(self, place: Place, first: int, least: int) -> tuple[int, int]:
+        """Read columns from `first` on, at least so many; gives the first and how many they are."""
         item = ITEM_BYTES[place.dtype]
-        height, stored_width = place.shape
-        piece = slab.rows * item
+        height, width = place.shape
+        count = min(max(least, _BAND // (height * item)), width - first)
+        piece = count * item
         if len(self._columns) < height * piece:
             self._columns = bytearray(height * piece)
         columns = memoryview(self._columns)
         for row in range(height):
-            begin = place.begin + (row * stored_width + first) * item
+            begin = place.begin + (row * width + first) * item
             self._fill(place, begin, [columns[row * piece : (row + 1) * piece]])
-        kind = np.dtype(f"u{item}")
-        block = np.frombuffer(columns, kind, height * slab.rows).reshape(height, slab.rows)
-        np.frombuffer(buffer, kind, height * slab.rows).reshape(slab.rows, height)[:] = block.T
+        self._band = (place, first, count)
+        return first, count
 
     def _fill(self, place: Place, begin: int, views: list[memoryview[Any]]) -> None:
         """Read from `begin` on into the views, one after the other."""

@@ -6,6 +6,7 @@ import dataclasses
 import os
 import queue
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,9 @@ SLAB = 1 << 20
 """Bytes of a slab before or after quantizing, whichever is more: small enough for a core's own cache."""
 MEMORY = 32 << 20
 """Bytes of all buffers together, which shrinks the slabs where there are many threads."""
+
+TELL_EVERY = 0.1
+"""Seconds between two calls of `progress`."""
 
 
 @dataclass(frozen=True)
@@ -67,16 +71,20 @@ def run(
     """
     orders = [_flattened(order) for order in orders]
     costs = [_row_cost(order) for order in orders]
-    largest = max([slab, *costs])
+    largest = max(
+        [slab, *(cost * rows.fewest_rows(order.bound) for order, cost in zip(orders, costs, strict=True))]
+    )
     run_ = _Run(out, quantizer, threads, largest)
     total = sum(order.bound.tensor.elements for order in orders)
     try:
         run_.start(_tasks(orders, costs, slab))
-        done = 0
+        done, told = 0, time.monotonic()
         progress(stage, 0, total)
         for task in run_.finished():
             done += task.slab.rows * task.slab.bound.width
-            progress(stage, done, total)
+            if done == total or time.monotonic() - told > TELL_EVERY:
+                told = time.monotonic()
+                progress(stage, done, total)
     finally:
         run_.stop()
 
