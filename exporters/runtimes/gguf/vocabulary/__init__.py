@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Reference", "Report", "load_reference", "write"]
 
-RANKED = (
+MENDED = (
     "The tokens' scores come from the order of the merges: those that llama.cpp's converter writes for a"
     " tokenizer.json alone give other ids"
 )
@@ -61,12 +61,36 @@ def write(folder: Path, writer: GGUFWriter, *, gate: bool) -> Report:
     if byte_level:
         passed = parity.find_pre(checked, writer, hints)
     else:
-        again = (lambda: _rank(written, writer)) if written.ranked else None
-        passed = parity.require_agreement(checked, writer, again)
+        others = [lambda: _prefix(writer)]
+        if written.mended:
+            others.insert(0, lambda: _mend(written, checked, writer))
+        passed = parity.require_agreement(checked, writer, others)
     return Report(passed.pre if byte_level else None, passed.lines, (*files.notes, *passed.notes))
 
 
-def _rank(written: families.Written, writer: GGUFWriter) -> str:
-    assert written.ranked is not None
-    writer.kv_data[0][entries.SCORES].value = written.ranked().scores
-    return RANKED
+def _mend(written: families.Written, checked: parity.Gate, writer: GGUFWriter) -> str:
+    assert written.mended is not None
+    made = written.mended()
+    for key, value in (
+        (entries.TOKENS, made.tokens),
+        (entries.SCORES, made.scores),
+        (entries.TYPES, made.types),
+    ):
+        writer.kv_data[0][key].value = value
+    checked.take(made)
+    return MENDED
+
+
+def _prefix(writer: GGUFWriter) -> str:
+    """The other choice of whether a text begins with a space, which SentencePiece's add_dummy_prefix makes."""
+    key = "tokenizer.ggml.add_space_prefix"
+    entry = writer.kv_data[0].get(key)
+    value = not (entry is None or entry.value)
+    if entry is None:
+        writer.add_add_space_prefix(value)
+    else:
+        entry.value = value
+    return (
+        f"add_space_prefix is {value}, as the model's tokenizer does: what llama.cpp's converter would write gives"
+        " other ids"
+    )

@@ -108,9 +108,14 @@ def added_vocabulary(files: Files, base: dict[str, int]) -> dict[str, Added]:
                 mend="Save the tokenizer again with transformers",
             )
     listed = [(number, text, raw) for text, number, raw in listed_tokens(files)]
-    for _, text, raw in sorted(listed, key=lambda each: each[0]):
+    for number, text, raw in sorted(listed, key=lambda each: each[0]):
         special = bool(raw.get("special"))
-        add(text, special, bool(raw.get("normalized", not special)))
+        given = add(text, special, bool(raw.get("normalized", not special)))
+        if given != number:
+            raise SourceUnreadable(
+                f"{text!r} has the id {number}, but in {source(files)} it is {given}",
+                where=files.place("tokenizer_config.json", "added_tokens_decoder"),
+            )
     for text in special_texts(files):
         add(text, True, found[text].normalized if text in found else False)
     return found

@@ -13,7 +13,11 @@ NORMALIZER = (
     "llama.cpp does not apply the tokenizer's Unicode normalization; text that needs it gets other ids"
 )
 STRIPPED = "llama.cpp keeps the spaces beside added tokens that the model's tokenizer drops"
-PREFIX = "llama.cpp puts a space before text that follows a special token, the model's tokenizer only before the first"
+PREFIX = (
+    "llama.cpp puts a space before text that follows a special token or begins with a space, where the model's"
+    " tokenizer does not"
+)
+MARK = "llama.cpp takes SentencePiece's mark for a space, written out in a text, for no space"
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,8 @@ class Difference:
     special: bool
     own: tuple[int, ...]
     got: tuple[int, ...]
+    position: int = 0
+    """How many lines come before it."""
 
 
 def explain(
@@ -38,19 +44,41 @@ def explain(
     normal = reference.normalized(line)
     if normal != line and llama.encode(normal, special) == own:
         return NORMALIZER
+    # The converter gives added tokens of spaces (Gemma's) as spaces, so their marks are not found in a text.
+    spaced = line.replace("▁", " ")
+    if (
+        vocabulary.kind == "llama"
+        and spaced != line
+        and llama.encode(spaced, special) == reference.encode(spaced, special)
+    ):
+        return MARK
     found = _found(line, vocabulary, special)
-    if not found:
-        return None
     # Of an added token's lstrip and rstrip, llama.cpp knows only a guess by the model's name.
-    stripped = re.sub(r"\s*(" + "|".join(map(re.escape, found)) + r")\s*", r"\1", line)
+    stripped = re.sub(r"\s*(" + "|".join(map(re.escape, found)) + r")\s*", r"\1", line) if found else line
     if stripped != line and llama.encode(stripped, special) == own == reference.encode(stripped, special):
         return STRIPPED
-    # SentencePiece's old way, kept in llama.cpp: each stretch of text is tokenized as if it began the line.
-    parts = [part for part in re.split("(" + "|".join(map(re.escape, found)) + ")", line) if part]
-    alone = [number for part in parts for number in reference.encode(part, special)]
-    if vocabulary.kind == "llama" and alone == list(difference.got):
+    if vocabulary.kind == "llama" and _only_spaces(list(difference.got), line, found, reference):
         return PREFIX
     return None
+
+
+def _only_spaces(got: list[int], line: str, found: list[str], reference: Reference) -> bool:
+    """Whether llama.cpp's ids are the model's own but for a space put before stretches of text.
+
+    That is SentencePiece's old way, which llama.cpp keeps: each stretch of text between special tokens is
+    tokenized as if it began the line, and even where it begins with a space. The first stretch of a line that
+    does not begin with one must be read alike.
+    """
+    parts = re.split("(" + "|".join(map(re.escape, found)) + ")", line) if found else [line]
+    ends = {0}
+    for number, part in enumerate(parts):
+        if not part:
+            continue
+        choices = [reference.encode(part, True)]
+        if part not in found and (number > 0 or part.startswith(" ")):
+            choices.append(reference.encode(" " + part, True))
+        ends = {end + len(ids) for end in ends for ids in choices if got[end : end + len(ids)] == ids}
+    return len(got) in ends
 
 
 def _found(line: str, vocabulary: Vocabulary, special: bool) -> list[str]:

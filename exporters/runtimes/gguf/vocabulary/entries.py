@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 """Token types of the format (llama.h, llama_token_type)."""
 
-TYPES, SCORES = "tokenizer.ggml.token_type", "tokenizer.ggml.scores"
+TOKENS, TYPES, SCORES = "tokenizer.ggml.tokens", "tokenizer.ggml.token_type", "tokenizer.ggml.scores"
 
 SPECIAL_TEXTS = frozenset(("<pad>", "<mask>", "<2mass>", "[@BOS@]"))
 SPECIAL_MARKS = (("<|", "|>"), ("<｜", "｜>"), ("<unused", ">"))

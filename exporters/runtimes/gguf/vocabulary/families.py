@@ -37,11 +37,11 @@ CODE_GEMMA_IDS = {"prefix": 67, "suffix": 69, "middle": 68, "fsep": 70, "eot": 1
 
 @dataclass
 class Written:
-    """What was written: the form, and whether its scores or its pre-tokenizer are still to be found."""
+    """What was written, and what else can be: `mended` where the converter's own form may give other ids."""
 
     vocabulary: Vocabulary
-    ranked: Callable[[], Vocabulary] | None = None
-    """The same vocabulary with the scores of its merges, for a tokenizer.json that was made of SentencePiece."""
+    mended: Callable[[], Vocabulary] | None = None
+    """The vocabulary of a tokenizer.json that was made of SentencePiece, with the scores of its merges."""
 
 
 def write_family(
@@ -103,10 +103,11 @@ class _Out:
         made = pieces.unigram_vocabulary(self.files, model)
         return self._finish(made, special.find(self.files, len(made.tokens)))
 
-    def from_json(self) -> Written:
-        made = pieces.json_vocabulary(self.files, ranked=False)
+    def from_json(self, *, mended: bool = False) -> Written:
+        made = pieces.json_vocabulary(self.files, mended=mended)
         written = self._finish(made, special.find(self.files, len(made.tokens)))
-        written.ranked = lambda: pieces.json_vocabulary(self.files, ranked=True)
+        if not mended:
+            written.mended = lambda: pieces.json_vocabulary(self.files, mended=True)
         return written
 
     def _finish(self, made: Vocabulary, found: special.Special, pre: str = "default") -> Written:
@@ -154,7 +155,7 @@ def _gemma(out: _Out) -> Written:
             return out.unigram(None)
         if files.part("model").get("byte_fallback"):
             # No bytes' letters in it: the form that the converter would take ("gpt2") cannot read it.
-            written = out.from_json()
+            written = out.from_json(mended=True)
             out.writer.add_add_space_prefix(False)
             return written
         return out.byte_level()
@@ -171,6 +172,6 @@ def _phi3(out: _Out) -> Written:
     ):
         # Without tokenizer.model the converter gives up; the tokenizer is in tokenizer.json all the same.
         if out.files.part("model").get("byte_fallback"):
-            return out.from_json()
+            return out.from_json(mended=True)
         return out.byte_level()
     return out.sentencepiece(pieces.phi3_vocabulary)

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .....targets.errors import ConversionFailed
-from . import lines, pretokenizers
+from .....targets.errors import ConversionFailed, Unsupported
+from . import lines, pretokenizers, trial
 from .bpe import byte_of
 from .differences import Difference, explain
 from .entries import CONTROL, NORMAL, UNKNOWN, USER_DEFINED, Vocabulary
@@ -19,8 +19,10 @@ if TYPE_CHECKING:
     from gguf import GGUFWriter
 
 PRE = "tokenizer.ggml.pre"
-SHOWN = 24
-"""Ids of a line that an error shows."""
+TRIES = 3
+"""Pre-tokenizers that agree on parity.txt, tried over the whole vocabulary."""
+SHOWN = 16
+"""Ids of a line that an error shows, beginning shortly before the first that differs."""
 
 
 @dataclass(frozen=True)
@@ -37,25 +39,40 @@ class Gate:
 
     def __init__(self, files: Files, vocabulary: Vocabulary, reference: Reference) -> None:
         self.files = files
-        self.vocabulary = vocabulary
         self.reference = reference
-        kinds = zip(vocabulary.tokens, vocabulary.types, strict=True)
-        reference.mark_special({text for text, kind in kinds if kind == CONTROL})
-        first, others = lines.fixed()
-        self.first = first
-        self.lines = (*first, *others, *lines.with_tokens(vocabulary))
-        self.expected = {special: reference.encode_lines(self.lines, special) for special in (True, False)}
+        self.first, self.others = lines.fixed()
+        self.take(vocabulary)
+
+    def take(self, vocabulary: Vocabulary) -> None:
+        """Hold the tokenizer to this vocabulary from now on."""
+        require_bytes(self.files, vocabulary)
+        self.vocabulary = vocabulary
+        self.lines = (*self.first, *self.others, *lines.with_tokens(vocabulary))
+        self.expected: dict[bool, list[list[int]]] = {}
+
+    def _expect(self, llama: LlamaVocabulary) -> None:
+        """Encode the lines by the model's tokenizer, once it is known which tokens llama.cpp takes for special.
+
+        It marks more than the model's files do: the converter by their looks, and llama.cpp by their names.
+        """
+        numbers = (n for n, kind in enumerate(self.vocabulary.types) if kind in (CONTROL, USER_DEFINED))
+        self.reference.mark_special({self.vocabulary.tokens[n] for n in numbers if llama.is_control(n)})
+        self.expected = {
+            special: self.reference.encode_lines(self.lines, special) for special in (True, False)
+        }
 
     def check(self, writer: GGUFWriter) -> tuple[Difference | None, tuple[str, ...]]:
         """The first line that differs over the writer's entries, or None; and the limits of llama.cpp that were met."""
         notes: dict[str, str] = {}
         with LlamaVocabulary(pack(vocabulary_entries(writer))) as llama:
+            if not self.expected:
+                self._expect(llama)
             for special, expected in self.expected.items():
-                for line, own in zip(self.lines, expected, strict=True):
+                for position, (line, own) in enumerate(zip(self.lines, expected, strict=True)):
                     got = llama.encode(line, special)
                     if got == own:
                         continue
-                    difference = Difference(line, special, tuple(own), tuple(got))
+                    difference = Difference(line, special, tuple(own), tuple(got), position)
                     limit = explain(difference, self.vocabulary, self.reference, llama)
                     if limit is None:
                         return difference, ()
@@ -74,28 +91,43 @@ class Gate:
             return ""
         return f"llama.cpp puts other ids around a text than the model's tokenizer: {got} for {text!r}, not {own}"
 
-    def agreeing(self, names: Iterable[str]) -> dict[str, int]:
-        """How many of the first lines agree under each pre-tokenizer, over a vocabulary cut down to these lines.
+    def agreeing(self, names: Sequence[str], *, short: bool) -> tuple[str, ...]:
+        """The names under which every line of parity.txt agrees (`short`: of its first part), the likeliest first.
 
-        A token can come up only where its text occurs in a line, so the cut changes no result, and a load
-        takes a millisecond instead of a third of a second.
+        If there is none, the one under which most do. A token can come up only where its text occurs in a line,
+        so a vocabulary cut down to the lines gives the same ids, and loads in a millisecond.
         """
-        small, ids = reduced(self.vocabulary, self.first)
-        expected = self.expected[False][: len(self.first)]
-        found: dict[str, int] = {}
-        for name in names:
-            entries = [
-                ("general.architecture", "llama", 8),
-                ("tokenizer.ggml.model", "gpt2", 8),
-                (PRE, name, 8),
-                ("tokenizer.ggml.tokens", small.tokens, 9),
-                ("tokenizer.ggml.token_type", small.types, 9),
-                ("tokenizer.ggml.merges", small.merges or ["a b"], 9),
-            ]
-            with LlamaVocabulary(pack(entries)) as llama:
-                got = [[ids[number] for number in each] for each in llama.encode_lines(self.first, False)]
-            found[name] = sum(a == b for a, b in zip(got, expected, strict=True))
-        return found
+        # Text that llama.cpp would have to normalize differs under every name.
+        wanted = self.first if short else (*self.first, *self.others)
+        texts = [line for line in wanted if self.reference.normalized(line) == line]
+        small, ids = reduced(self.vocabulary, texts)
+        own = {number: position for position, number in enumerate(ids)}
+        # An id that the cut vocabulary lacks can be no result of it.
+        expected = [
+            [own.get(number, -1) for number in each] for each in self.reference.encode_lines(texts, False)
+        ]
+        found = trial.agreeing(small, texts, expected, names)
+        most = max(found.values(), default=0)
+        best = tuple(name for name in names if found[name] == most)
+        return best if most == len(texts) else best[:1]
+
+
+def require_bytes(files: Files, vocabulary: Vocabulary) -> None:
+    """Refuse SentencePiece BPE without a token for each byte: text that it lacks would end llama.cpp's process."""
+    if vocabulary.kind != "llama":
+        return
+    tokens = set(vocabulary.tokens)
+    lacking = [
+        byte
+        for byte in range(256)
+        if f"<0x{byte:02X}>" not in tokens and (byte > 127 or chr(byte) not in tokens)
+    ]
+    if lacking:
+        raise Unsupported(
+            f"has no token for the byte 0x{lacking[0]:02X}, and llama.cpp ends on text that needs it",
+            where=files.place("tokenizer.model" if files.has("tokenizer.model") else "tokenizer.json"),
+            mend="Train the tokenizer with byte_fallback",
+        )
 
 
 def find_pre(gate: Gate, writer: GGUFWriter, hints: Sequence[str]) -> Passed:
@@ -108,29 +140,19 @@ def find_pre(gate: Gate, writer: GGUFWriter, hints: Sequence[str]) -> Passed:
     if difference is None:
         return Passed(hints[0], len(gate.lines), notes)
     names = pretokenizers.known()
-    order = [*(name for name in hints if name in names), *(name for name in names if name not in hints)]
-    agreeing = gate.agreeing(order)
-    best, first = hints[0], difference
-    most = agreeing.get(best, -1)
-    for name in order:
-        if name == hints[0]:
-            continue
-        if agreeing[name] == len(gate.first):
-            set_pre(writer, name)
-            difference, notes = gate.check(writer)
-            if difference is None:
-                return Passed(name, len(gate.lines), notes)
-    name = max(order, key=lambda each: agreeing[each])
-    if agreeing[name] > most:
+    likely = [*(name for name in hints if name in names), *(name for name in names if name not in hints)]
+    for short in (True, False):
+        likely = list(gate.agreeing(likely, short=short))
+    first, best = difference, hints[0]
+    # Those that are left split parity.txt alike, so if some of them fail on special tokens, all do.
+    for name in likely[:TRIES]:
         set_pre(writer, name)
-        difference, _ = gate.check(writer)
-        best, first = name, difference or first
-    share = f"{agreeing.get(best, 0)} of {len(gate.first)}"
-    raise _refused(
-        gate,
-        first,
-        f"under none of llama.cpp's {len(names)} pre-tokenizers; the best is {best} ({share} lines)",
-    )
+        difference, notes = gate.check(writer)
+        if difference is None:
+            return Passed(name, len(gate.lines), notes)
+        if best not in likely:
+            first, best = difference, name
+    raise _refused(gate, first, f"under any of llama.cpp's {len(names)} pre-tokenizers; the best is {best}")
 
 
 def set_pre(writer: GGUFWriter, name: str) -> None:
@@ -138,26 +160,41 @@ def set_pre(writer: GGUFWriter, name: str) -> None:
     writer.kv_data[0][PRE].value = name
 
 
-def require_agreement(gate: Gate, writer: GGUFWriter, otherwise: Callable[[], str] | None = None) -> Passed:
-    """Check a vocabulary that has no pre-tokenizer. `otherwise` changes the writer for a second try, and says how."""
+def require_agreement(gate: Gate, writer: GGUFWriter, others: Iterable[Callable[[], str]] = ()) -> Passed:
+    """Check a vocabulary that has no pre-tokenizer.
+
+    Each of `others` changes the writer's entries for another try, on top of those before it, and says how:
+    where the converter's entries do not give the ids that the model's own files do.
+    """
     difference, notes = gate.check(writer)
-    if difference is not None and otherwise is not None:
-        changed = otherwise()
+    furthest = difference
+    changes: list[str] = []
+    for change in others:
+        if difference is None:
+            break
+        changes.append(change())
         difference, notes = gate.check(writer)
-        notes = (changed, *notes)
+        if difference and furthest and difference.position > furthest.position:
+            furthest = difference
     if difference is not None:
-        raise _refused(gate, difference, "")
-    return Passed(str(writer.kv_data[0][PRE].value), len(gate.lines), notes)
+        raise _refused(gate, furthest or difference, "")
+    return Passed(str(writer.kv_data[0][PRE].value), len(gate.lines), (*filter(None, changes), *notes))
 
 
 def _refused(gate: Gate, first: Difference, how: str) -> ConversionFailed:
+    pairs = zip(first.own, first.got, strict=False)
+    shorter = min(len(first.own), len(first.got))
+    at = next((n for n, (own, got) in enumerate(pairs) if own != got), shorter)
+    start = max(0, at - 4)
+
     def shown(ids: Sequence[int]) -> str:
-        return f"[{', '.join(map(str, ids[:SHOWN]))}{', ...' if len(ids) > SHOWN else ''}]"
+        part = [str(number) for number in ids[start : start + SHOWN]]
+        return f"[{', '.join([*(['...'] if start else []), *part, *(['...'] if len(ids) > start + SHOWN else [])])}]"
 
     reading = "special tokens read" if first.special else "special tokens as text"
     return ConversionFailed(
-        f"llama.cpp and the model's tokenizer do not agree{' ' + how if how else ''}: {first.line!r} ({reading}) is"
-        f" {shown(first.own)} for the model, {shown(first.got)} in llama.cpp",
+        f"llama.cpp and the model's tokenizer do not agree{' ' + how if how else ''}: {first.line!r} ({reading})"
+        f" is {shown(first.own)} for the model, {shown(first.got)} in llama.cpp, the first difference at id {at}",
         where=str(gate.files.folder),
         mend="Nothing was written. Check that the tokenizer files are the model's own, or report it to llama.cpp",
     )

@@ -104,6 +104,10 @@ class LlamaVocabulary:
         """`encode` of each line."""
         return [self.encode(line, special) for line in lines]
 
+    def is_control(self, number: int) -> bool:
+        """Whether llama.cpp takes a token for a control token: by its type, or by its name."""
+        return bool(self._library.llama_vocab_is_control(self._vocabulary, number))
+
     def frames(self) -> bool:
         """Whether ids can be put around a text: llama.cpp aborts where it is to add a token that there is not."""
         pairs = (("add_bos", "bos"), ("add_eos", "eos"))

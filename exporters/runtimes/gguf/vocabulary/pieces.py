@@ -76,35 +76,39 @@ def phi3_vocabulary(files: Files, model: Any) -> Vocabulary:
     return made
 
 
-def json_vocabulary(files: Files, *, ranked: bool) -> Vocabulary:
+def json_vocabulary(files: Files, *, mended: bool) -> Vocabulary:
     """A SentencePiece-like BPE that has only tokenizer.json.
 
     The converter gives every token the same score, with which llama.cpp merges in another order than the
-    tokenizer does. `ranked` gives the scores that SentencePiece's own files have: the earlier a token is
-    merged, the higher.
+    tokenizer does, and only the tokens that the config names a type of their own. `mended` gives the scores
+    that SentencePiece's own files have (the earlier a token is merged, the higher), and added tokens theirs.
     """
     base = base_tokens(files)
     added = added_vocabulary(files, base)
-    special = {*special_texts(files), *(text for text in _usual(files) if text in base)}
-    behind = {text: token.id for text, token in added.items() if token.id >= len(base)}
-    highest = max([*base.values(), *behind.values()])
-    size = max(len(base) + len(behind), files.declared_size() or 0)
-    if highest >= size or (files.declared_size() or size) < size:
+    special = {*special_texts(files), *_usual(files)}
+    behind = {text: token for text, token in added.items() if token.id >= len(base)}
+    highest = max([*base.values(), *(token.id for token in behind.values())])
+    declared = files.declared_size() or 0
+    if 0 < declared <= highest:
         raise SourceUnreadable(
-            f"is {files.declared_size()}, but tokenizer.json has the id {highest}",
+            f"is {declared}, but tokenizer.json has the id {highest}",
             where=files.place("config.json", "vocab_size"),
         )
-    made = padded(size, ADDED_SCORE)
+    made = padded(max(highest + 1, declared), ADDED_SCORE)
     made.kind = "llama"
     for text, number in base.items():
         is_byte = HEX_BYTE.fullmatch(text)
         made.tokens[number] = text
         made.types[number] = BYTE if is_byte else CONTROL if text in special else NORMAL
-    for text, number in behind.items():
-        made.tokens[number] = text
-        made.types[number] = CONTROL if text in special else USER_DEFINED
-    if ranked:
-        made.scores = _ranked(files, base, size)
+    for text, token in behind.items():
+        made.tokens[token.id] = text
+        made.types[token.id] = CONTROL if text in special else USER_DEFINED
+    if mended:
+        made.scores = _ranked(files, base, len(made.tokens))
+        for text, token in added.items():
+            control = token.special or looks_special(text)
+            made.tokens[token.id] = text if control else text.replace("▁", " ")
+            made.types[token.id] = CONTROL if control else USER_DEFINED
     require_distinct(made.tokens, files, "tokenizer.json")
     return made
 
