@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +17,18 @@ import numpy as np
 from ..calibration.samples import SampleSet
 from ..exporters.job import Job, Outcome, Progress
 from ..targets import figures, host
-from ..targets.errors import ModelportError, SourceUnreadable
+from ..targets.errors import ModelportError
 from . import audit, bandwidth, decode_bytes
 from .language_figures import (
-    Comparison,
     Recorded,
     Recorder,
     compare_recorded,
     first_position,
     log_probabilities,
     perplexity,
-    targets,
     windows_to_run,
 )
+from .language_runs import Run, kv_of, record, run, threads_of
 from .measure import PeakMemory
 from .runners import gguf
 
@@ -39,8 +38,6 @@ SOURCE = "source.npz"
 """The source's log-probabilities, in the job's work folder."""
 WHY = "source.json"
 """Beside it: why there are none."""
-FILE_TYPES = {0: "float32", 1: "float16", 7: "q8_0", 32: "bfloat16"}
-"""`general.file_type` of a file that a quantized one is compared with."""
 
 
 def held_out(job: Job) -> Array:
@@ -122,47 +119,38 @@ def compare(job: Job, progress: Progress) -> Outcome:
     artifact = Path(str(job.options["artifact"]))
     progress("count the file", 0, 1)
     counted = audit.audit(artifact, str(job.options.get("format", "gguf")))
-    windows, threads = held_out(job), _threads(job)
+    windows, threads = held_out(job), threads_of(job)
     data: dict[str, Any] = {"audit": None if counted is None else dataclasses.asdict(counted)}
     data |= _measured(job, artifact, windows, threads, progress)
     reference = _reference(job, windows, progress)
     data["fidelity"], data["without_importance"] = None, None
     if reference is None:
-        found = _losses(job, artifact, windows, progress)
-        data["fidelity"] = _bare(found, windows.shape[0], _why(job))
+        ran = run(job, artifact, windows, [], progress, "run the artifact")
+        data["fidelity"] = _bare(ran, _why(job))
         return Outcome(data=data)
     with reference:
         data["fidelity"] = _fidelity(job, artifact, windows, reference, progress)
         plain = job.options.get("plain")
         if isinstance(plain, str):
-            stage = "run the artifact without importance"
-            compared, found = _compared(job, Path(plain), windows, reference, progress, stage)
+            ran = run(job, Path(plain), windows, [reference], progress, "run the artifact without importance")
             data["without_importance"] = {
-                "perplexity": perplexity(found),
-                "kl": compared.divergence(),
-                "top1_agreement": compared.logits()["top1_agreement"],
+                "perplexity": perplexity(ran.targets),
+                "kl": ran.compared[0].divergence(),
+                "top1_agreement": ran.compared[0].logits()["top1_agreement"],
             }
     return Outcome(data=data)
-
-
-def _threads(job: Job) -> int:
-    return int(job.options.get("threads") or host.cpu_count())
-
-
-def _kv(job: Job) -> str:
-    return str(job.options.get("kv_type") or "f16")
 
 
 def _measured(job: Job, artifact: Path, windows: Array, threads: int, progress: Progress) -> dict[str, Any]:
     """Speeds, memory and the sample sentence: the artifact alone in the process."""
     progress("measure the artifact", 0, 1)
     memory = PeakMemory()
-    runner = gguf.LlamaRunner(artifact, threads, _kv(job))
+    runner = gguf.LlamaRunner(artifact, threads, kv_of(job))
     try:
         speed = runner.speed(windows[0])
         peak = memory.grown()
         kept = speed.tokens + gguf.RUNS // 2
-        read = decode_bytes.of_token(artifact, runner.model, kept, _kv(job))
+        read = decode_bytes.of_token(artifact, runner.model, kept, kv_of(job))
         prompt = job.options.get("prompt")
         sample = None if prompt is None else {"prompt": str(prompt), "text": runner.continued(str(prompt))}
     finally:
@@ -189,81 +177,21 @@ def _reference(job: Job, windows: Array, progress: Progress) -> Recorded | None:
     """What the artifact is held against: kept rows, the 16-bit model's, or the source's; None: nothing."""
     kept, base = Path(str(job.options["reference"])), job.options.get("base")
     if not kept.is_file() and isinstance(base, str):  # before the export, only whether one is wanted
-        _record_base(job, Path(base), windows, kept, progress)
+        record(job, Path(base), windows, kept, progress)
     made = Path(job.work, SOURCE)
     if not kept.is_file() and made.is_file():
         kept.write_bytes(made.read_bytes())
     return Recorded(kept) if kept.is_file() else None
 
 
-def _record_base(job: Job, base: Path, windows: Array, kept: Path, progress: Progress) -> None:
-    runner = gguf.LlamaRunner(base, _threads(job))
-    try:
-        count = _count(runner, windows)
-        named = FILE_TYPES.get(runner.model.number("general.file_type") or 0, "16-bit")
-        with Recorder(kept, f"{named} in llama.cpp") as recorder:
-            for index in range(count):
-                progress("run the 16-bit model", index, count)
-                recorder.add(_rows(runner, windows[index]), windows[index])
-        progress("run the 16-bit model", count, count)
-    finally:
-        runner.close()
-
-
-def _count(runner: gguf.LlamaRunner, windows: Array) -> int:
-    model = runner.model
-    return windows_to_run(len(windows), windows.shape[1], model.vocabulary, model.parameters)
-
-
-def _rows(runner: gguf.LlamaRunner, window: Array) -> Array:
-    """Log-probabilities of one window at the evaluated positions: float32."""
-    return log_probabilities(runner.logits(window, first=first_position(len(window)), last=len(window) - 1))
-
-
-def _compared(
-    job: Job, path: Path, windows: Array, reference: Recorded, progress: Progress, stage: str
-) -> tuple[Comparison, Array]:
-    """A file against recorded rows, and the log-probabilities that it gives the tokens that came."""
-    runner, compared, found = gguf.LlamaRunner(path, _threads(job), _kv(job)), Comparison(), []
-    count = min(reference.count, len(windows))
-    try:
-        for index in range(count):
-            progress(stage, index, count)
-            expected, rows = reference.rows(index), _rows(runner, windows[index])
-            if len(expected) != len(rows):
-                raise SourceUnreadable(
-                    f"window {index} has {len(expected)} positions, not {len(rows)}",
-                    where=reference.path.name,
-                )
-            compared.add(expected, rows)
-            found.append(targets(rows, windows[index]))
-    finally:
-        runner.close()
-    progress(stage, count, count)
-    return compared, np.concatenate(found)
-
-
-def _losses(job: Job, path: Path, windows: Array, progress: Progress) -> Array:
-    runner = gguf.LlamaRunner(path, _threads(job), _kv(job))
-    try:
-        count = _count(runner, windows)
-        found = []
-        for index in range(count):
-            progress("run the artifact", index, count)
-            found.append(targets(_rows(runner, windows[index]), windows[index]))
-        return np.concatenate(found)
-    finally:
-        runner.close()
-
-
-def _bare(found: Array, windows: int, why: str | None) -> dict[str, Any]:
+def _bare(ran: Run, why: str | None) -> dict[str, Any]:
     """What can be said of an artifact that there is nothing to compare with."""
     return {
-        "samples": windows,
-        "tokens": len(found),
+        "samples": ran.windows,
+        "tokens": len(ran.targets),
         "outputs": {},
         "against": None,
-        "perplexity": {"artifact": perplexity(found), "reference": None, "source": None},
+        "perplexity": {"artifact": perplexity(ran.targets), "reference": None, "source": None},
         "kl": None,
         "source": None,
         "why": why,
@@ -273,42 +201,42 @@ def _bare(found: Array, windows: int, why: str | None) -> dict[str, Any]:
 def _fidelity(
     job: Job, artifact: Path, windows: Array, reference: Recorded, progress: Progress
 ) -> dict[str, Any]:
-    compared, found = _compared(job, artifact, windows, reference, progress, "run the artifact")
-    source = _against_source(job, artifact, windows, reference, progress)
+    with ExitStack() as opened:
+        path = Path(job.work, SOURCE)
+        source = opened.enter_context(Recorded(path)) if path.is_file() else None
+        held_against = [reference, *([source] if source else [])]
+        ran = run(job, artifact, windows, held_against, progress, "run the artifact")
+        of_source = None if source is None else _against_source(ran, source, reference)
     return {
-        "samples": min(reference.count, len(windows)),
-        "tokens": len(found),
-        "outputs": {"logits": compared.logits()},
+        "samples": ran.windows,
+        "tokens": len(ran.targets),
+        "outputs": {"logits": ran.compared[0].logits()},
         "against": reference.against,
         "perplexity": {
-            "artifact": perplexity(found),
+            "artifact": perplexity(ran.targets),
             "reference": perplexity(reference.targets),
-            "source": source and source["perplexity"],
+            "source": of_source and of_source["perplexity"],
         },
-        "kl": compared.divergence(),
-        "source": source,
+        "kl": ran.compared[0].divergence(),
+        "source": of_source,
         "why": _why(job),
     }
 
 
-def _against_source(
-    job: Job, artifact: Path, windows: Array, reference: Recorded, progress: Progress
-) -> Mapping[str, Any] | None:
-    """The 16-bit model against torch tells whether the architecture is right; the artifact against torch, all."""
-    path = Path(job.work, SOURCE)
-    if not path.is_file():
-        return None
-    with Recorded(path) as recorded:
-        if recorded.against == reference.against:
-            return {"perplexity": perplexity(recorded.targets), "reference": None, "artifact": None}
-        compared, _ = _compared(job, artifact, windows, recorded, progress, "compare with the source")
-        base = compare_recorded(recorded, reference)
-        return {
-            "samples": recorded.count,
-            "perplexity": perplexity(recorded.targets),
-            "reference": {**base.logits(), "kl": base.divergence()},
-            "artifact": {**compared.logits(), "kl": compared.divergence()},
-        }
+def _against_source(ran: Run, source: Recorded, reference: Recorded) -> dict[str, Any]:
+    """The 16-bit model against torch tells whether the architecture is right; the artifact against torch, all.
+
+    Both are None where the source is the reference itself.
+    """
+    found: dict[str, Any] = {"samples": source.count, "perplexity": perplexity(source.targets)}
+    if source.against == reference.against:
+        return {**found, "reference": None, "artifact": None}
+    base, artifact = compare_recorded(source, reference), ran.compared[1]
+    return {
+        **found,
+        "reference": {**base.logits(), "kl": base.divergence()},
+        "artifact": {**artifact.logits(), "kl": artifact.divergence()},
+    }
 
 
 def _why(job: Job) -> str | None:

@@ -15,7 +15,7 @@ Array = np.ndarray[Any, Any]
 
 ROW_BYTES = 128 << 20
 """Most bytes of log-probabilities (float16) that a comparison holds on to."""
-WORK = 3e13
+WORK = 1e13
 """Most floating-point operations that one model is run for: some minutes on two cores."""
 BLOCK = 1 << 22
 """Elements worked on at a time, so that temporary arrays stay small beside the model."""

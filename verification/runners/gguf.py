@@ -15,9 +15,11 @@ from ...exporters.runtimes.gguf.session import Context, Model
 Array = np.ndarray[Any, Any]
 
 WARM_UP = 4
+PROMPT = 128
+"""Most tokens that are read at a time when that is measured."""
 RUNS = 64
 SECONDS = 3.0
-"""Tokens, or seconds, that a speed is measured for, whichever ends first; never less than five runs."""
+"""Tokens, or seconds, that a speed is measured for, whichever ends first; never less than three runs."""
 
 
 class LlamaRunner:
@@ -122,7 +124,7 @@ class Speed:
 def measure(model: Model, window: Array, threads: int, kv: str) -> Speed:
     """Read `window` several times with logits for its last token only, then write token after token."""
     steps = min(WARM_UP + RUNS, model.context // 2)
-    tokens = np.asarray(window).ravel()[: model.context - steps]
+    tokens = np.asarray(window).ravel()[: min(PROMPT, model.context - steps)]
     with Context(
         model, tokens=len(tokens) + steps, batch=len(tokens), threads=threads, kv=kv, outputs=1
     ) as context:
