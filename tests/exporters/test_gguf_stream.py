@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 import gguf_jobs
-from gguf_random import bfloat16, random_weights, write_gguf
+from gguf_random import KEYS, bfloat16, random_weights, write_gguf
 from modelport.exporters.runtimes import gguf as runtime
-from modelport.exporters.runtimes.gguf import lanes, library, mixture, rows, stream
+from modelport.exporters.runtimes.gguf import file, lanes, library, mixture, rows, stream
 from modelport.exporters.runtimes.gguf.blueprint import Tensor
 from modelport.sources.place import Place
 from modelport.targets.errors import ConversionFailed, SourceUnreadable, Unsupported, UsageError
@@ -92,6 +92,26 @@ def test_bytes_depend_on_neither_threads_nor_slabs(sources, tmp_path, monkeypatc
     assert filecmp.cmp(plain, other, shallow=False)
 
 
+def test_a_model_in_parts_becomes_one_file(sources, tmp_path, monkeypatch):
+    arrays = random_weights()
+    names = list(arrays)
+    with monkeypatch.context() as patched:
+        patched.setattr(file, "DROPPED", ())
+        for number, some in enumerate((names[:7], names[7:])):
+            keys = {"split.no": (2, number), "split.count": (2, 2), "split.tensors.count": (5, len(names))}
+            write_gguf(
+                tmp_path / f"m-{number + 1:05}-of-00002.gguf",
+                {name: arrays[name] for name in some},
+                keys={**(KEYS if number == 0 else {}), **keys},
+            )
+    first = tmp_path / "m-00001-of-00002.gguf"
+    mixture.quantize(first, tmp_path / "wanted.gguf", "q4_k_m")
+    made, _ = export(first, "q4_k_m", tmp_path / "out", via="f16")
+    whole, _ = export(sources["float16"], "q4_k_m", tmp_path / "whole")
+    assert filecmp.cmp(made, tmp_path / "wanted.gguf", shallow=False)
+    assert filecmp.cmp(made, whole, shallow=False)
+
+
 def test_two_steps_give_the_same_file(sources, tmp_path):
     one, _ = export(sources["float16"], "q4_k_m", tmp_path / "one")
     two, outcome = export(sources["float16"], "q4_k_m", tmp_path / "two", two_step=True)
@@ -167,8 +187,8 @@ def test_a_file_that_was_cut_after_the_header_worker_is_named(sources, tmp_path)
     source.write_bytes(sources["float16"].read_bytes())
     job = gguf_jobs.make_job(tmp_path / "out", source, "q4_k_m")
     runtime.header(job, silent)
-    with source.open("r+b") as file:
-        file.truncate(source.stat().st_size - 1000)
+    with source.open("r+b") as opened:
+        opened.truncate(source.stat().st_size - 1000)
     with pytest.raises(SourceUnreadable, match=r"cut\.gguf"):
         runtime.export(job, silent)
 

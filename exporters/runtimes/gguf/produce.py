@@ -55,7 +55,12 @@ def run(job: Job, progress: Progress) -> Outcome:
             _write(job, model, plain, progress, _Weighing(), stage="quantize without importance")
             data["plain"] = str(plain)
     data["seconds"] = time.perf_counter() - started
-    return Outcome(files=(ARTIFACT, *weighing.files), notes=base_notes + weighing.notes + notes, data=data)
+    notes = base_notes + weighing.notes + notes
+    if job.source_kind == "gguf" and job.options.get("via"):
+        notes += (
+            f"--via {job.options['via']} changes nothing: a GGUF source is quantized from what it holds.",
+        )
+    return Outcome(files=(ARTIFACT, *weighing.files), notes=notes, data=data)
 
 
 def _write(
