@@ -11,7 +11,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "support"))
 
 import tiny_llms
-from tiny_configs import FAMILIES
+from tiny_configs import FAMILIES, FURTHER
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def cases() -> list[Case]:
     """Every architecture, tied and untied where its checkpoints are, then the variants."""
     plain = [
         Case(f"{name}-{'tied' if tied else 'untied'}", name, {"tied": tied})
-        for name, family in FAMILIES.items()
+        for name, family in (FAMILIES | FURTHER).items()
         for tied in family.may_be
     ]
     return plain + [Case(*variant) for variant in VARIANTS]

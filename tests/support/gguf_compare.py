@@ -106,10 +106,10 @@ def write_imatrix(model: Path, out: Path, seed: int = 0) -> Path:
             "position_embd.weight",
         ):
             continue
-        width = int(tensor.shape[0])
-        sums = 2048 * np.exp(1.5 * rng.standard_normal((1, width))).astype(np.float32)
+        width, stacked = int(tensor.shape[0]), int(np.prod(tensor.shape[2:]))  # experts
+        sums = 2048 * np.exp(1.5 * rng.standard_normal((stacked, width))).astype(np.float32)
         writer.add_tensor(f"{tensor.name}.in_sum2", sums)
-        writer.add_tensor(f"{tensor.name}.counts", np.full((1, 1), 2048, np.float32))
+        writer.add_tensor(f"{tensor.name}.counts", np.full((stacked, 1), 2048, np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

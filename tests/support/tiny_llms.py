@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from tiny_configs import FAMILIES, Sizes, config_of, sizes_of
+from tiny_configs import EXPERTS, FAMILIES, FURTHER, Sizes, config_of, sizes_of
 from tiny_sentencepiece import write_sentencepiece
 from tiny_tokenizers import STYLES, write_bpe, write_json
 
@@ -56,7 +56,7 @@ def make(
     `masks` adds the causal masks that GPT-2's own file holds; the converter of llama-cpp-python 0.3.36 cannot map them
     (`Can not map tensor 'h.0.attn.bias'`), so that the oracle for such a folder is the one without them.
     """
-    family = FAMILIES[architecture]
+    family = (FAMILIES | FURTHER)[architecture]
     tied = family.tied if tied is None else tied
     style = tokenizer or family.tokenizer
     count = (
@@ -79,7 +79,7 @@ def make(
 
 def pre_of(architecture: str) -> str | None:
     """llama.cpp's name for the pre-tokenizer of a BPE model that `make` writes, None for SentencePiece."""
-    style = STYLES.get(FAMILIES[architecture].tokenizer)
+    style = STYLES.get((FAMILIES | FURTHER)[architecture].tokenizer)
     return style.pre if style else None
 
 
@@ -113,28 +113,46 @@ def _shapes(architecture: str, s: Sizes, tied: bool) -> Iterator[tuple[str, tupl
 
 def _layer_shapes(architecture: str, s: Sizes) -> Iterator[tuple[str, tuple[int, ...]]]:
     queries, keys = s.heads * s.head_dim, s.kv_heads * s.head_dim
-    yield "input_layernorm.weight", (s.hidden,)
+    yield (
+        "post_feedforward_layernorm.weight" if architecture == "olmo2" else "input_layernorm.weight",
+        (s.hidden,),
+    )
     yield "post_attention_layernorm.weight", (s.hidden,)
     if architecture.startswith("phi3"):
         yield "self_attn.qkv_proj.weight", (queries + 2 * keys, s.hidden)
-        yield "mlp.gate_up_proj.weight", (2 * s.feed, s.hidden)
     else:
         for name, width in (("q", queries), ("k", keys), ("v", keys)):
             yield f"self_attn.{name}_proj.weight", (width, s.hidden)
             if architecture == "qwen2":
                 yield f"self_attn.{name}_proj.bias", (width,)
-        yield "mlp.gate_proj.weight", (s.feed, s.hidden)
-        yield "mlp.up_proj.weight", (s.feed, s.hidden)
     yield "self_attn.o_proj.weight", (s.hidden, queries)
-    yield "mlp.down_proj.weight", (s.hidden, s.feed)
-    if architecture in ("qwen3", "gemma3"):
-        yield "self_attn.q_norm.weight", (s.head_dim,)
-        yield "self_attn.k_norm.weight", (s.head_dim,)
-    if architecture.startswith("gemma"):
+    yield from _feed_shapes(architecture, s)
+    if architecture in ("qwen3", "qwen3moe", "gemma3", "olmo2"):  # OLMo's span all heads
+        yield "self_attn.q_norm.weight", (queries if architecture == "olmo2" else s.head_dim,)
+        yield "self_attn.k_norm.weight", (keys if architecture == "olmo2" else s.head_dim,)
+    if architecture in ("gemma2", "gemma3"):
         yield "pre_feedforward_layernorm.weight", (s.hidden,)
         yield "post_feedforward_layernorm.weight", (s.hidden,)
     if architecture == "llama":  # a buffer that Llama 2's own checkpoints still hold, and nobody reads
         yield "self_attn.rotary_emb.inv_freq", (s.head_dim // 2,)
+
+
+def _feed_shapes(architecture: str, s: Sizes) -> Iterator[tuple[str, tuple[int, ...]]]:
+    if architecture.startswith("phi3"):
+        yield "mlp.gate_up_proj.weight", (2 * s.feed, s.hidden)
+        yield "mlp.down_proj.weight", (s.hidden, s.feed)
+        return
+    room, names, feed, count = "mlp", ("gate_proj", "up_proj", "down_proj"), s.feed, 0
+    if architecture == "mixtral":
+        room, names, count = "block_sparse_moe", ("w1", "w3", "w2"), EXPERTS
+    elif architecture == "qwen3moe":
+        feed, count = s.feed // 2, EXPERTS
+    if count:
+        yield f"{room}.gate.weight", (count, s.hidden)
+    for one in [f"{room}.experts.{number}" for number in range(count)] or [room]:
+        yield f"{one}.{names[0]}.weight", (feed, s.hidden)
+        yield f"{one}.{names[1]}.weight", (feed, s.hidden)
+        yield f"{one}.{names[2]}.weight", (s.hidden, feed)
 
 
 def _gpt2_shapes(s: Sizes) -> Iterator[tuple[str, tuple[int, ...]]]:
