@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import tiny_llms
 from llama_oracle import Quantization, convert, run_quantizations
-from modelport.exporters.runtimes.gguf import importance
+from modelport.exporters.runtimes.gguf import importance, library
 from modelport.sources import gguf
 from modelport.targets.errors import ConversionFailed
 
@@ -79,6 +79,27 @@ def test_llama_cpp_quantizes_with_the_matrix_and_to_other_bytes_than_without(
     )
     assert plain.stat().st_size == weighed.stat().st_size
     assert plain.read_bytes() != weighed.read_bytes()
+
+
+def test_llama_cpps_own_reader_takes_the_file(collected) -> None:
+    """`common_imatrix_load` of its tools begins with this call, and falls back to the older form where it fails."""
+    ggml = library.ggml()
+    ggml.gguf_init_from_file.restype = ctypes.c_void_p
+    ggml.gguf_init_from_file.argtypes = [ctypes.c_char_p, _Params]
+    for name, kind in (("gguf_get_n_tensors", ctypes.c_int64), ("gguf_find_key", ctypes.c_int64)):
+        getattr(ggml, name).restype = kind
+    opened = ctypes.c_void_p(ggml.gguf_init_from_file(str(collected).encode(), _Params(True, None)))
+    assert opened
+    assert ggml.gguf_get_n_tensors(opened) == 28
+    for key in (b"imatrix.datasets", b"imatrix.chunk_count", b"imatrix.chunk_size"):
+        assert ggml.gguf_find_key(opened, key) >= 0
+    ggml.gguf_free(opened)
+
+
+class _Params(ctypes.Structure):
+    """`struct gguf_init_params` of gguf.h."""
+
+    _fields_ = (("no_alloc", ctypes.c_bool), ("ctx", ctypes.c_void_p))
 
 
 def test_the_output_matrix_is_left_out_unless_it_is_asked_for(model, windows, tmp_path) -> None:
