@@ -36,13 +36,17 @@ class _Weighing:
 
 def run(job: Job, progress: Progress) -> Outcome:
     """Write the artifact, and beside it the importance matrix where one was collected."""
-    started = time.perf_counter()
     model = one_pass.open_model(job)
+    weighing = _given(job)
+    _types(job, model, weighing)  # refuses what cannot be done, before the long work
     base, base_notes = _base(job, model, progress)
-    weighing = _weigh(job, model, base, progress)
-    out = Path(job.staging) / ARTIFACT
-    written, notes = _write(job, model, out, progress, weighing)
+    if _observes(job):
+        weighing = _collect(job, model, base, progress)
+    started = time.perf_counter()
+    written, notes = _write(job, model, Path(job.staging) / ARTIFACT, progress, weighing)
+    seconds = time.perf_counter() - started
     data: dict[str, Any] = {
+        "seconds": seconds,
         "bytes_written": written.total,
         "types": dict(written.types),
         "threads": one_pass.threads(job),
@@ -54,13 +58,22 @@ def run(job: Job, progress: Progress) -> Outcome:
             plain = Path(job.work) / PLAIN
             _write(job, model, plain, progress, _Weighing(), stage="quantize without importance")
             data["plain"] = str(plain)
-    data["seconds"] = time.perf_counter() - started
     notes = base_notes + weighing.notes + notes
     if job.source_kind == "gguf" and job.options.get("via"):
         notes += (
             f"--via {job.options['via']} changes nothing: a GGUF source is quantized from what it holds.",
         )
     return Outcome(files=(ARTIFACT, *weighing.files), notes=notes, data=data)
+
+
+def _types(job: Job, model: one_pass.Model, weighing: _Weighing) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """Each tensor's type, and notes. Refuses low-bit weights, and another model's importance matrix."""
+    types = mixture.decide(
+        model.entries, model.described, job.quant, Path(job.work), importance=weighing.values
+    )
+    notes = one_pass.require_allowed(model, types, bool(job.options.get("requantize")))
+    one_pass.weigh(model, types, weighing.values, weighing.name)
+    return types, notes
 
 
 def _write(
@@ -71,12 +84,8 @@ def _write(
     weighing: _Weighing,
     stage: str = "quantize",
 ) -> tuple[one_pass.Written, tuple[str, ...]]:
-    types = mixture.decide(
-        model.entries, model.described, job.quant, Path(job.work), importance=weighing.values
-    )
-    notes = one_pass.require_allowed(model, types, bool(job.options.get("requantize")))
+    types, notes = _types(job, model, weighing)
     if job.options.get("two_step"):
-        one_pass.weigh(model, types, weighing.values, weighing.name)
         return two_step.run(job, model, out, progress, weighing.values), notes
     written = one_pass.write(
         model,
@@ -122,16 +131,22 @@ def _observes(job: Job) -> bool:
     return bool(asked) and job.quant not in UNWEIGHED
 
 
-def _weigh(job: Job, model: one_pass.Model, base: Path | None, progress: Progress) -> _Weighing:
+def _given(job: Job) -> _Weighing:
+    """The importance matrix that was given as a file, if one was."""
     given = job.options.get("imatrix")
-    if not given and not _observes(job):
-        why = f"{job.quant} rounds every weight in the same way: the text serves verification alone."
-        return _Weighing(notes=(why,) if job.options.get("calibrated") else ())
-    from . import imatrix
-
     if given:
+        from . import imatrix
+
         return _Weighing(imatrix.read(Path(given)), Path(given).name)
-    from . import importance
+    if job.options.get("calibrated") and not _observes(job):
+        why = f"{job.quant} rounds every weight in the same way: the text serves verification alone."
+        return _Weighing(notes=(why,))
+    return _Weighing()
+
+
+def _collect(job: Job, model: one_pass.Model, base: Path | None, progress: Progress) -> _Weighing:
+    """The importance matrix of the calibration text, written to be published."""
+    from . import imatrix, importance
 
     if job.samples is None:
         raise UsageError("an importance matrix needs text to run the model on", mend="Add --calibration FILE")
