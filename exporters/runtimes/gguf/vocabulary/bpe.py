@@ -9,7 +9,7 @@ from typing import Any
 
 from .....targets.errors import SourceUnreadable
 from .entries import CONTROL, NORMAL, USER_DEFINED, Vocabulary, looks_special, padded, require_distinct
-from .files import Files, added_tokens, content, is_id, listed_tokens
+from .files import MOST_TOKENS, Files, added_tokens, content, is_id, listed_tokens
 
 NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
@@ -70,6 +70,10 @@ def base_tokens(files: Files) -> dict[str, int]:
     if not all(map(is_id, numbers)) or min(numbers) < 0:
         wrong = next(text for text, number in raw.items() if not is_id(number) or number < 0)
         raise SourceUnreadable(f"{wrong!r} has no id: {raw[wrong]!r}", where=where)
+    if max(numbers) >= MOST_TOKENS:
+        raise SourceUnreadable(
+            f"has the id {max(numbers)}: no more than {MOST_TOKENS} are written", where=where
+        )
     if len(set(numbers)) < len(raw):
         seen: dict[int, str] = {}
         for text, number in raw.items():
@@ -89,12 +93,12 @@ def added_vocabulary(files: Files, base: dict[str, int]) -> dict[str, Added]:
     Refuses a token whose id is another in the file than the tokenizers library gives it.
     """
     found: dict[str, Added] = {}
+    following = len(base)
 
     def add(text: str, special: bool, normalized: bool) -> int:
-        number = base.get(text, found[text].id if text in found else None)
-        if number is None:
-            taken = max((token.id for token in found.values()), default=-1)
-            number = max(taken + 1, len(base))
+        nonlocal following
+        number = base.get(text, found[text].id if text in found else following)
+        following = max(following, number + 1)
         found[text] = Added(number, special, normalized)
         return number
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from dataclasses import dataclass
 
-from .entries import CONTROL, USER_DEFINED, Vocabulary
+from .entries import CONTROL, UNKNOWN, USER_DEFINED, Vocabulary
 from .llama_vocabulary import LlamaVocabulary
 from .reference import Reference
 
@@ -17,6 +18,8 @@ PREFIX = (
     "llama.cpp puts a space before text that follows a special token or begins with a space, where the model's"
     " tokenizer does not"
 )
+GRAPHEMES = "llama.cpp normalizes combining marks as SentencePiece does, the model's tokenizer.json by whole graphemes"
+NAMES = "llama.cpp can read the names of special tokens as plain text, which the model's tokenizer never does"
 MARK = "llama.cpp takes SentencePiece's mark for a space, written out in a text, for no space"
 
 
@@ -44,6 +47,13 @@ def explain(
     normal = reference.normalized(line)
     if normal != line and llama.encode(normal, special) == own:
         return NORMALIZER
+    # A Unigram tokenizer.json has its control pieces among the others.
+    if not special and vocabulary.kind == "t5":
+        nameless = line
+        for name in _found(line, vocabulary, CONTROL, UNKNOWN):
+            nameless = nameless.replace(name, "a")
+        if nameless != line and llama.encode(nameless, special) == reference.encode(nameless, special):
+            return NAMES
     # The converter gives added tokens of spaces (Gemma's) as spaces, so their marks are not found in a text.
     spaced = line.replace("▁", " ")
     if (
@@ -52,7 +62,15 @@ def explain(
         and llama.encode(spaced, special) == reference.encode(spaced, special)
     ):
         return MARK
-    found = _found(line, vocabulary, special)
+    # The tokenizers library applies SentencePiece's table to whole graphemes, SentencePiece and llama.cpp do not.
+    bare = "".join(c for c in line if not unicodedata.category(c).startswith("M"))
+    if (
+        vocabulary.charsmap
+        and bare != line
+        and llama.encode(bare, special) == reference.encode(bare, special)
+    ):
+        return GRAPHEMES
+    found = _found(line, vocabulary, *((CONTROL, USER_DEFINED) if special else (USER_DEFINED,)))
     # Of an added token's lstrip and rstrip, llama.cpp knows only a guess by the model's name.
     stripped = re.sub(r"\s*(" + "|".join(map(re.escape, found)) + r")\s*", r"\1", line) if found else line
     if stripped != line and llama.encode(stripped, special) == own == reference.encode(stripped, special):
@@ -81,8 +99,7 @@ def _only_spaces(got: list[int], line: str, found: list[str], reference: Referen
     return len(got) in ends
 
 
-def _found(line: str, vocabulary: Vocabulary, special: bool) -> list[str]:
-    """The added tokens in a line, longest first."""
-    kinds = (CONTROL, USER_DEFINED) if special else (USER_DEFINED,)
+def _found(line: str, vocabulary: Vocabulary, *kinds: int) -> list[str]:
+    """The tokens of some types that occur in a line, longest first."""
     pairs = zip(vocabulary.tokens, vocabulary.types, strict=True)
     return sorted((text for text, kind in pairs if kind in kinds and text in line), key=len, reverse=True)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .....targets.errors import SourceUnreadable, Unsupported
+from .....targets.errors import SourceUnreadable
 from . import bpe, pieces, special, unigram
 from .entries import Vocabulary, write
 from .files import Files
@@ -52,12 +52,7 @@ def write_family(
     `pre` gives the pre-tokenizer's name for BPE, `decode` the text of one id by the model's own tokenizer.
     Raises SourceUnreadable for damaged files and Unsupported where llama.cpp has no form for the tokenizer.
     """
-    if files.has("tokenizer.json") and files.algorithm not in ("BPE", "Unigram"):
-        raise Unsupported(
-            f"tokenizers of type {files.algorithm or 'unknown'} have no form in llama.cpp's language models;"
-            " BPE and Unigram have",
-            where=files.place("tokenizer.json", "model.type"),
-        )
+    files.require_tokenizer()
     out = _Out(files, writer, pre, decode)
     name = files.architecture
     if name in LLAMA:

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from .....targets.errors import SourceUnreadable
+from .....targets.errors import SourceUnreadable, Unsupported
 
 LARGEST = 1 << 28
 """Bytes of the largest tokenizer file that is read; the largest known, of 262 144 tokens, has 34 MB."""
@@ -129,6 +129,29 @@ class Files:
         if not isinstance(value, dict):
             raise SourceUnreadable("is not an object", where=self.place("tokenizer.json", name))
         return value
+
+    def require_tokenizer(self) -> None:
+        """Refuse a folder without a tokenizer that llama.cpp's language models have a form for.
+
+        Raises Unsupported, or SourceUnreadable for a tokenizer.json without a model.
+        """
+        if self.has("tokenizer.json"):
+            if not self.part("model"):
+                raise SourceUnreadable("is missing or empty", where=self.place("tokenizer.json", "model"))
+            if self.algorithm not in ("BPE", "Unigram"):
+                raise Unsupported(
+                    f"tokenizers of type {self.algorithm or 'unknown'} have no form in llama.cpp's language models;"
+                    " BPE and Unigram have",
+                    where=self.place("tokenizer.json", "model.type"),
+                )
+        elif not self.has("tokenizer.model") and not (self.has("vocab.json") and self.has("merges.txt")):
+            raise Unsupported(
+                "has no tokenizer: neither tokenizer.json nor tokenizer.model nor vocab.json with merges.txt",
+                where=str(self.folder),
+                mend="Load the tokenizer with transformers and save it there"
+                if self.has("tekken.json")
+                else "",
+            )
 
     def declared_size(self) -> int | None:
         """How many ids the model's embedding has by config.json; None where it does not say.

@@ -65,16 +65,10 @@ def load_reference(folder: Path) -> Reference:
 
 def reference_of(files: Files) -> Reference:
     """`load_reference` over files that are read already."""
-    if files.has("tokenizer.json"):
-        return JsonReference(files)
-    if files.has(pieces.MODEL):
+    files.require_tokenizer()
+    if files.has(pieces.MODEL) and not files.has("tokenizer.json"):
         return PieceReference(files)
-    if files.has("vocab.json") and files.has("merges.txt"):
-        return JsonReference(files)
-    raise Unsupported(
-        "no tokenizer: neither tokenizer.json nor tokenizer.model nor vocab.json with merges.txt",
-        where=str(files.folder),
-    )
+    return JsonReference(files)
 
 
 class JsonReference(Reference):
@@ -91,7 +85,7 @@ class JsonReference(Reference):
         self._tokenizer = _from_json(files) if files.has("tokenizer.json") else _from_merges(files)
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
-        if files.algorithm in ("BPE", ""):
+        if files.algorithm != "Unigram":
             self._add(files)
         self.vocab = 1 + max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
         self.bos = _bos(files, self._tokenizer.token_to_id)
@@ -129,9 +123,9 @@ class JsonReference(Reference):
 
     def mark_special(self, texts: Collection[str]) -> None:
         """Take these added tokens for special ones."""
-        for token in self._tokenizer.get_added_tokens_decoder().values():
-            if token.content in texts and not token.special:
-                self._tokenizer.add_special_tokens([_as_special(self._added, token)])
+        tokens = self._tokenizer.get_added_tokens_decoder().values()
+        plain = [token for token in tokens if token.content in texts and not token.special]
+        self._tokenizer.add_special_tokens([_as_special(self._added, token) for token in plain])
 
 
 class PieceReference(Reference):
@@ -205,11 +199,6 @@ class PieceReference(Reference):
 def _from_json(files: Files) -> Any:
     import tokenizers
 
-    if files.algorithm not in ("BPE", "Unigram", ""):
-        raise Unsupported(
-            f"tokenizers of type {files.algorithm} have no form in llama.cpp's language models; BPE and Unigram have",
-            where=files.place("tokenizer.json", "model.type"),
-        )
     try:
         return tokenizers.Tokenizer.from_str(files.read("tokenizer.json").decode("utf-8"))
     except (KeyboardInterrupt, SystemExit):
