@@ -2,9 +2,9 @@
 
 #include <stdlib.h>
 
-typedef int32_t bits_of_lanes __attribute__((vector_size(4 * W)));
+typedef int32_t whole_lanes __attribute__((vector_size(4 * W)));
 INLINE vf with_sign(vf size, vf sign) {
-    return (vf)((bits_of_lanes)size | ((bits_of_lanes)sign & (bits_of_lanes)all(-0.f)));
+    return (vf)((whole_lanes)size | ((whole_lanes)sign & (whole_lanes)all(-0.f)));
 }
 INLINE vf clear(vf a, vm m) { return pick(m, all(0), a); }
 

@@ -9,6 +9,9 @@
  * by side, so that one computes while the other waits for its divisions.
  */
 
+/* Pairs of vectors that go through the steps side by side: one computes while another waits for its divisions. */
+#define FLIGHT (COLUMNS / W < 4 ? 1 : 2)
+
 #define FITS (CHUNK * SUPER / 16) /* sub-blocks of a chunk, at most */
 
 struct fits { /* one float a sub-block */
@@ -68,54 +71,82 @@ INLINE void begin(struct walk *s, const float *x, const float *w, int n, int nma
 
 struct sums { vf levels, squares, products; };
 
-/* Levels of one step and their weighted sums; `capped`: some may lie above nmax. */
-INLINE struct sums sum_step(const float *x, const float *w, float *level, int n, int nmax, vf step, vf min, int capped) {
-    vf zero = all(0), top = all(nmax);
-    struct sums s = {zero, zero, zero};
-    for (int i = 0; i < n; ++i) {
-        vf value = load(x + i * COLUMNS), weight = load(w + i * COLUMNS);
-        vf l = larger(rounded(step * (value - min)), zero);
-        if (capped) l = smaller(l, top);
-        store(level + i * W, l);
-        vf wl = weight * l;
-        s.levels = s.levels + wl;
-        s.squares = s.squares + wl * l;
-        s.products = s.products + wl * value;
-    }
-    return s;
+INLINE vf add_level(struct sums *s, vf step, vf min, vf top, vf value, vf weight, int capped) {
+    vf level = larger(rounded(step * (value - min)), all(0));
+    if (capped) level = smaller(level, top);
+    vf wl = weight * level;
+    s->levels = s->levels + wl;
+    s->squares = s->squares + wl * level;
+    s->products = s->products + wl * value;
+    return level;
 }
 
-/* The fit to the levels of one step: (offset + nmax) / (max - min). */
-INLINE void try_step(struct walk *s, const float *x, const float *w, float *level, int n, int nmax, float offset) {
-    vf zero = all(0), min = s->min, range = s->max - min, step = s->step = all(offset + nmax) / range;
-    s->odd = either(s->odd, except(wraps(step, s->size, min), s->flat));
-    /* Where the range is positive nothing lies above (nmax + 0.4) * range / range, which rounds to nmax. */
-    int capped = offset > 0.45f || lanes(except(less(range, all(0x1p-126f)), s->flat));
-    struct sums t = capped ? sum_step(x, w, level, n, nmax, step, min, 1) : sum_step(x, w, level, n, nmax, step, min, 0);
-    vf d = s->sum_w * t.squares - t.levels * t.levels;
-    s->solved = less(zero, d);
-    vf scale = (s->sum_w * t.products - s->sum_x * t.levels) / d;
-    min = (t.squares * s->sum_x - t.levels * t.products) / d;
+/* Levels of one step and their weighted sums, of both vectors; `capped`: some may lie above nmax. */
+INLINE void sum_step(const struct walk *s, struct sums *t, const float *x, const float *w, float *level, int n, int nmax,
+                     int capped) {
+    vf zero = all(0), top = all(nmax), step0 = s[0].step, step1 = s[1].step, min0 = s[0].min, min1 = s[1].min;
+    struct sums t0 = {zero, zero, zero}, t1 = {zero, zero, zero};
+    for (int i = 0; i < n; ++i) {
+        const float *at = x + i * COLUMNS, *weight = w + i * COLUMNS;
+        store(level + 2 * i * W, add_level(&t0, step0, min0, top, load(at), load(weight), capped));
+        store(level + 2 * i * W + W, add_level(&t1, step1, min1, top, load(at + W), load(weight + W), capped));
+    }
+    t[0] = t0;
+    t[1] = t1;
+}
+
+/* Scale and minimum from the sums of a step. */
+INLINE void solve(struct walk *s, const struct sums *t) {
+    vf zero = all(0), d = s->sum_w * t->squares - t->levels * t->levels;
+    vf scale = (s->sum_w * t->products - s->sum_x * t->levels) / d;
+    vf min = (t->squares * s->sum_x - t->levels * t->products) / d;
     vm positive = less(zero, min);
     if (lanes(positive)) {
-        scale = pick(positive, t.products / t.squares, scale);
+        scale = pick(positive, t->products / t->squares, scale);
         min = clear(min, positive);
     }
+    s->solved = less(zero, d);
     s->this_scale = scale;
     s->this_min = min;
 }
 
-/* The error of that fit, which is kept where it is the best. */
-INLINE void judge(struct walk *s, const float *x, const float *w, const float *level, int n, int mad) {
-    vf error = all(0), scale = s->this_scale, min = s->this_min;
-    for (int i = 0; i < n; ++i)
-        error = add_error(error, scale, load(level + i * W), min, load(x + i * COLUMNS), load(w + i * COLUMNS), mad);
+/* The fits to the levels of one step: (offset + nmax) / (max - min). */
+INLINE void try_step(struct walk *s, const float *x, const float *w, float *level, int n, int nmax, float offset) {
+    struct sums t[2];
+    int capped = offset > 0.45f;
+    for (int p = 0; p < 2; ++p) {
+        vf range = s[p].max - s[p].min;
+        s[p].step = all(offset + nmax) / range;
+        s[p].odd = either(s[p].odd, except(wraps(s[p].step, s[p].size, s[p].min), s[p].flat));
+        /* Where the range is positive nothing lies above (nmax + 0.4) * range / range, which rounds to nmax. */
+        capped |= lanes(except(less(range, all(0x1p-126f)), s[p].flat)) != 0;
+    }
+    if (capped) sum_step(s, t, x, w, level, n, nmax, 1);
+    else sum_step(s, t, x, w, level, n, nmax, 0);
+    solve(&s[0], &t[0]);
+    solve(&s[1], &t[1]);
+}
+
+INLINE void keep(struct walk *s, vf error) {
     vm better = both(s->solved, less(error, s->error));
     s->error = pick(better, error, s->error);
-    s->scale = pick(better, scale, s->scale);
+    s->scale = pick(better, s->this_scale, s->scale);
     s->best_step = pick(better, s->step, s->best_step);
     s->best_base = pick(better, s->min, s->best_base);
-    s->min = pick(better, min, s->min);
+    s->min = pick(better, s->this_min, s->min);
+}
+
+/* The errors of both fits, which are kept where they are the best. */
+INLINE void judge(struct walk *s, const float *x, const float *w, const float *level, int n, int mad) {
+    vf error0 = all(0), error1 = all(0);
+    vf scale0 = s[0].this_scale, scale1 = s[1].this_scale, min0 = s[0].this_min, min1 = s[1].this_min;
+    for (int i = 0; i < n; ++i) {
+        const float *at = x + i * COLUMNS, *weight = w + i * COLUMNS;
+        error0 = add_error(error0, scale0, load(level + 2 * i * W), min0, load(at), load(weight), mad);
+        error1 = add_error(error1, scale1, load(level + 2 * i * W + W), min1, load(at + W), load(weight + W), mad);
+    }
+    keep(&s[0], error0);
+    keep(&s[1], error1);
 }
 
 INLINE unsigned end(const struct walk *s, struct fits *out, int at) {
@@ -132,17 +163,18 @@ INLINE unsigned end(const struct walk *s, struct fits *out, int at) {
 /* Fits every column of a matrix of n rows into out[at...]. Returns those that are left to ggml, one bit each. */
 INLINE uint32_t search(const float *x, const float *w, int n, int nmax, float rmin, float rdelta, int nstep, int mad,
                        struct fits *out, int at) {
-    float level[2][32 * W] ALIGNED;
+    float level[FLIGHT][2 * 32 * W] ALIGNED;
     uint32_t odd = 0;
-    for (int v = 0; v < COLUMNS; v += 2 * W) {
-        struct walk s[2];
-        for (int p = 0; p < 2; ++p) begin(&s[p], x + v + p * W, w + v + p * W, n, nmax, mad);
+    for (int v = 0; v < COLUMNS; v += 2 * FLIGHT * W) {
+        struct walk s[2 * FLIGHT];
+        for (int p = 0; p < 2 * FLIGHT; ++p) begin(&s[p], x + v + p * W, w + v + p * W, n, nmax, mad);
         for (int is = 0; is <= nstep; ++is) {
             float offset = rmin + rdelta * is;
-            for (int p = 0; p < 2; ++p) try_step(&s[p], x + v + p * W, w + v + p * W, level[p], n, nmax, offset);
-            for (int p = 0; p < 2; ++p) judge(&s[p], x + v + p * W, w + v + p * W, level[p], n, mad);
+            for (int p = 0; p < FLIGHT; ++p)
+                try_step(s + 2 * p, x + v + 2 * p * W, w + v + 2 * p * W, level[p], n, nmax, offset);
+            for (int p = 0; p < FLIGHT; ++p) judge(s + 2 * p, x + v + 2 * p * W, w + v + 2 * p * W, level[p], n, mad);
         }
-        for (int p = 0; p < 2; ++p) odd |= (uint32_t)end(&s[p], out, at + v + p * W) << (v + p * W);
+        for (int p = 0; p < 2 * FLIGHT; ++p) odd |= (uint32_t)end(&s[p], out, at + v + p * W) << (v + p * W);
     }
     return odd;
 }

@@ -2,7 +2,20 @@
 
 /* ggml's rounding, also where the value is far outside of what the lanes let in. */
 INLINE int nearest(float value) { return (int)(to_bits(value + 12582912.f) & 0x007fffff) - 0x00400000; }
+INLINE vf nearest_whole(vf value) {
+    return __builtin_convertvector(((whole_lanes)(value + all(12582912.f)) & 0x007fffff) - 0x00400000, vf);
+}
 INLINE int clamp(int value, int low, int high) { return value < low ? low : value > high ? high : value; }
+
+/* 16 levels as bytes: round((x + m) / d) from low to high, raised by -low. */
+INLINE void store_levels(const float *x, float m, float d, int low, int high, uint8_t *to) {
+    vf a[16 / W];
+    for (int k = 0; k < 16 / W; ++k) {
+        vf level = nearest_whole((load(x + k * W) + all(m)) / all(d));
+        a[k] = smaller(larger(level, all(low)), all(high)) - all(low);
+    }
+    store_bytes(to, a);
+}
 
 struct chunk {
     float x[WEIGHTS];     /* the blocks, padded with zeros */
@@ -88,69 +101,71 @@ INLINE void fit_chunk(struct chunk *c, int n, int nmax, float rmin, float rdelta
     }
 }
 
-struct shares { float scale[CHUNK]; uint8_t levels[CHUNK][16]; };
-
-/* make_qp_quants over the n scales (or minima) of every block of a chunk, one block a lane. */
-INLINE void share(struct chunk *c, const float *values, const float *weights, int n, int nmax, struct shares *out) {
-    float x[16 * COLUMNS] ALIGNED, w[16 * COLUMNS] ALIGNED, levels[16 * COLUMNS] ALIGNED;
-    for (int b = 0; b < CHUNK; ++b)
-        for (int j = 0; j < n; ++j) {
-            x[j * COLUMNS + b] = values[b * n + j];
-            w[j * COLUMNS + b] = weights[b * n + j];
-        }
-    for (int v = 0; v < CHUNK; v += W) c->left |= share_vector(x + v, w + v, n, nmax, out->scale + v, levels + v) << v;
-    for (int b = 0; b < CHUNK; ++b)
-        for (int j = 0; j < n; ++j) out->levels[b][j] = (uint8_t)(int)levels[j * COLUMNS + b];
-}
-
 /* The levels of one sub-block of q2_K, q4_K or q5_K for its final scale d and minimum m; where d is 0, those
  * that the search left. */
 INLINE void final_levels(const float *x, float d, float m, int n, int nmax, const struct fits *f, int at, uint8_t *to) {
     if (d == 0)
         for (int i = 0; i < n; ++i) to[i] = clamp(nearest(f->step[at] * (x[i] - f->base[at])), 0, nmax);
     else
-        for (int i = 0; i < n; ++i) to[i] = clamp(nearest((x[i] + m) / d), 0, nmax);
+        for (int i = 0; i < n; i += 16) store_levels(x + i, m, d, 0, nmax, to + i);
 }
 
-struct affine { uint16_t d, m; uint8_t scales[16], lows[16]; };
+/* The n scales (or minima) of every block of a chunk: their unit, and each one's level. */
+struct shares { float scale[CHUNK]; uint16_t unit[CHUNK]; uint8_t levels[FITS]; };
 
-/* Scales and minima of n sub-blocks to levels below `top`, in proportion to the largest; as q2_K, q4_K and q5_K
- * do it without importance. */
-INLINE void proportion(const float *values, int n, float top, uint16_t *unit, uint8_t *levels) {
-    float max = 0;
-    for (int j = 0; j < n; ++j) max = values[j] > max ? values[j] : max;
-    float inverse = max > 0 ? top / max : 0.f;
-    for (int j = 0; j < n; ++j) levels[j] = (uint8_t)nearest(inverse * values[j]);
-    *unit = half(max > 0 ? max / top : 0.f);
+/* Values of 16 blocks, n each, as a matrix with one column a block. */
+INLINE void block_columns(const float *values, int n, float *to) {
+    for (int c = 0; c < CHUNK; c += W)
+        for (int i = 0; i < n; i += W) transpose_tile(values + c * n + i, n, to + i * COLUMNS + c);
 }
 
-INLINE struct affine affine_of(const struct fits *f, const struct shares *s, const struct shares *m, int b, int n,
-                               float top, int important) {
-    struct affine a;
-    if (important) {
-        a.d = half(s->scale[b]);
-        a.m = half(m->scale[b]);
-        memcpy(a.scales, s->levels[b], 16);
-        memcpy(a.lows, m->levels[b], 16);
-    } else {
-        proportion(f->scale + b * n, n, top, &a.d, a.scales);
-        proportion(f->low + b * n, n, top, &a.m, a.lows);
-    }
-    return a;
+/* make_qp_quants over every block, one a lane. */
+INLINE void share(struct chunk *c, const float *values, const float *weights, int n, int nmax, struct shares *out) {
+    float x[16 * COLUMNS] ALIGNED, w[16 * COLUMNS] ALIGNED, levels[16 * COLUMNS] ALIGNED;
+    block_columns(values, n, x);
+    block_columns(weights, n, w);
+    for (int v = 0; v < CHUNK; v += W) c->left |= share_vector(x + v, w + v, n, nmax, out->scale + v, levels + v) << v;
+    for (int b = 0; b < CHUNK; ++b)
+        for (int j = 0; j < n; ++j) out->levels[b * n + j] = (uint8_t)(int)levels[j * COLUMNS + b];
+    narrow_half(out->scale, out->unit, CHUNK);
 }
 
-/* The 6-bit scales and minima of q4_K and q5_K in their 12 bytes. */
-INLINE void pack_scales(struct affine *a, uint8_t *to) {
-    uint8_t *s = a->scales, *m = a->lows;
-    for (int j = 0; j < 8; ++j) {
-        s[j] = s[j] < 63 ? s[j] : 63;
-        m[j] = m[j] < 63 ? m[j] : 63;
+/* Without importance: in proportion to the largest, which becomes `top`. */
+INLINE void proportion(const float *values, int n, float top, struct shares *out) {
+    float x[16 * COLUMNS] ALIGNED, inverse[CHUNK] ALIGNED;
+    block_columns(values, n, x);
+    for (int v = 0; v < CHUNK; v += W) {
+        vf max = all(0);
+        for (int j = 0; j < n; ++j) max = larger(load(x + j * COLUMNS + v), max);
+        vm some = less(all(0), max);
+        store(inverse + v, pick(some, all(top) / max, all(0)));
+        store(out->scale + v, max / all(top));
     }
-    for (int j = 0; j < 4; ++j) {
-        to[j] = s[j] | (uint8_t)(s[j + 4] >> 4 << 6);
-        to[j + 4] = m[j] | (uint8_t)(m[j + 4] >> 4 << 6);
-        to[j + 8] = (s[j + 4] & 0xf) | (uint8_t)(m[j + 4] << 4);
+    narrow_half(out->scale, out->unit, CHUNK);
+    for (int i = 0; i < CHUNK * n; i += 16) {
+        vf a[16 / W];
+        for (int k = 0; k < 16 / W; ++k) {
+            float spread[W];
+            for (int j = 0; j < W; ++j) spread[j] = inverse[(i + k * W + j) / n];
+            a[k] = nearest_whole(load(spread) * load(values + i + k * W));
+        }
+        store_bytes(out->levels + i, a);
     }
+}
+
+INLINE void share_out(struct chunk *c, const float *values, const float *weights, int n, int top, struct shares *out) {
+    if (c->important) share(c, values, weights, n, top, out);
+    else proportion(values, n, (float)top, out);
+}
+
+/* The 6-bit scales and minima of q4_K and q5_K, 8 of each, in their 12 bytes. */
+INLINE void pack_scales(const uint8_t *scales, const uint8_t *lows, uint8_t *to) {
+    uint32_t s[2], m[2];
+    memcpy(s, scales, 8);
+    memcpy(m, lows, 8);
+    const uint32_t packed[3] = {s[0] | (s[1] & 0x30303030) << 2, m[0] | (m[1] & 0x30303030) << 2,
+                                (s[1] & 0x0f0f0f0f) | (m[1] & 0x0f0f0f0f) << 4};
+    memcpy(to, packed, 12);
 }
 
 INLINE void nibbles(const uint8_t *levels, uint8_t *to) {
@@ -175,29 +190,32 @@ INLINE void affine_chunk(struct chunk *c, int nmax, float rmin, int nstep, struc
     struct shares scales, lows;
     uint8_t levels[SUPER] ALIGNED;
     fit_chunk(c, 32, nmax, rmin, 0.1f, nstep, 0, 2, &f);
-    if (c->important) {
-        share(c, f.scale, f.weight, 8, 63, &scales);
-        share(c, f.low, f.weight, 8, 63, &lows);
+    share_out(c, f.scale, f.weight, 8, 63, &scales);
+    share_out(c, f.low, f.weight, 8, 63, &lows);
+    for (int i = 0; i < CHUNK * 8; ++i) {
+        scales.levels[i] = scales.levels[i] < 63 ? scales.levels[i] : 63;
+        lows.levels[i] = lows.levels[i] < 63 ? lows.levels[i] : 63;
     }
     for (int b = 0; b < c->blocks; ++b) {
-        struct affine a = affine_of(&f, &scales, &lows, b, 8, 63.f, c->important);
-        pack_scales(&a, to4 ? to4[b].scales : to5[b].scales);
+        const uint8_t *s = scales.levels + 8 * b, *m = lows.levels + 8 * b;
+        float d = whole(scales.unit[b]), dmin = whole(lows.unit[b]);
         for (int j = 0; j < 8; ++j)
-            final_levels(c->x + b * SUPER + 32 * j, whole(a.d) * a.scales[j], whole(a.m) * a.lows[j], 32, nmax, &f,
-                         8 * b + j, levels + 32 * j);
+            final_levels(c->x + b * SUPER + 32 * j, d * s[j], dmin * m[j], 32, nmax, &f, 8 * b + j, levels + 32 * j);
         if (to4) {
-            to4[b].d = a.d;
-            to4[b].dmin = a.m;
+            to4[b].d = scales.unit[b];
+            to4[b].dmin = lows.unit[b];
+            pack_scales(s, m, to4[b].scales);
             nibbles(levels, to4[b].qs);
-        } else {
-            to5[b].d = a.d;
-            to5[b].dmin = a.m;
-            nibbles(levels, to5[b].qs);
-            for (int i = 0; i < 32; ++i) {
-                unsigned bits = 0;
-                for (int j = 0; j < 8; ++j) bits |= (levels[32 * j + i] >> 4 & 1u) << j;
-                to5[b].qh[i] = (uint8_t)bits;
-            }
+            continue;
+        }
+        to5[b].d = scales.unit[b];
+        to5[b].dmin = lows.unit[b];
+        pack_scales(s, m, to5[b].scales);
+        nibbles(levels, to5[b].qs);
+        for (int i = 0; i < 32; ++i) {
+            unsigned bits = 0;
+            for (int j = 0; j < 8; ++j) bits |= (levels[32 * j + i] >> 4 & 1u) << j;
+            to5[b].qh[i] = (uint8_t)bits;
         }
     }
 }
@@ -210,36 +228,38 @@ static void q2_k_chunk(struct chunk *c, struct q2_k *to) {
     struct shares scales, lows;
     uint8_t levels[SUPER] ALIGNED;
     fit_chunk(c, 16, 3, -0.5f, 0.1f, 15, 1, 1, &f);
-    if (c->important) {
-        share(c, f.scale, f.weight, 16, 15, &scales);
-        share(c, f.low, f.weight, 16, 15, &lows);
-    }
+    share_out(c, f.scale, f.weight, 16, 15, &scales);
+    share_out(c, f.low, f.weight, 16, 15, &lows);
     for (int b = 0; b < c->blocks; ++b) {
-        struct affine a = affine_of(&f, &scales, &lows, b, 16, 15.f, c->important);
-        to[b].d = a.d;
-        to[b].dmin = a.m;
+        to[b].d = scales.unit[b];
+        to[b].dmin = lows.unit[b];
+        float d = whole(to[b].d), dmin = whole(to[b].dmin);
         for (int j = 0; j < 16; ++j) {
-            uint8_t code = to[b].scales[j] = a.scales[j] | (uint8_t)(a.lows[j] << 4);
-            final_levels(c->x + b * SUPER + 16 * j, whole(a.d) * (code & 0xf), whole(a.m) * (code >> 4), 16, 3, &f,
-                         16 * b + j, levels + 16 * j);
+            int at = 16 * b + j;
+            uint8_t code = to[b].scales[j] = scales.levels[at] | (uint8_t)(lows.levels[at] << 4);
+            final_levels(c->x + at * 16, d * (code & 0xf), dmin * (code >> 4), 16, 3, &f, at, levels + 16 * j);
         }
         quarters(levels, 0, to[b].qs);
     }
 }
 
-/* The first of n values that has the largest magnitude. */
-INLINE float peak_of(const float *values, int n) {
-    float max = 0, amax = 0;
-    for (int j = 0; j < n; ++j) {
-        float size = values[j] < 0 ? -values[j] : values[j];
-        max = size > amax ? values[j] : max;
-        amax = size > amax ? size : amax;
-    }
-    return max;
+/* The first scale of the largest magnitude of every block. */
+INLINE void block_peaks(const struct spans *s, float *peaks) {
+    float x[16 * COLUMNS] ALIGNED;
+    block_columns(s->scale, 16, x);
+    for (int v = 0; v < CHUNK; v += W) store(peaks + v, find_peak(x + v, 16).value);
+}
+
+/* The levels of one sub-block of q3_K or q6_K for its final scale d; where d is 0, those that the search left. */
+INLINE void signed_levels(const float *x, float d, int nmax, float step, uint8_t *to) {
+    if (d != 0) store_levels(x, -0.f, d, -nmax, nmax - 1, to);
+    else
+        for (int i = 0; i < 16; ++i)
+            to[i] = (uint8_t)(step == 0 ? 0 : clamp(nearest(step * x[i]), -nmax, nmax - 1) + nmax);
 }
 
 static void q6_k_chunk(struct chunk *c, struct q6_k *to) {
-    float x[16 * COLUMNS] ALIGNED, w[16 * COLUMNS] ALIGNED;
+    float x[16 * COLUMNS] ALIGNED, w[16 * COLUMNS] ALIGNED, peaks[CHUNK] ALIGNED;
     uint8_t levels[SUPER] ALIGNED;
     struct spans s;
     for (int at = 0; at < c->blocks * 16; at += COLUMNS) {
@@ -248,26 +268,21 @@ static void q6_k_chunk(struct chunk *c, struct q6_k *to) {
         if (c->important) span(x, w, COLUMNS, 16, 32, &s, at);
         else span(x, NULL, COLUMNS, 16, 32, &s, at);
     }
+    block_peaks(&s, peaks);
     for (int b = 0; b < c->blocks; ++b) {
         struct q6_k *block = to + b;
-        float max = peak_of(s.scale + 16 * b, 16), inverse = -128.f / max;
-        if ((max < 0 ? -max : max) < 1e-15f) {
+        vf scales[16 / W], inverse = all(-128.f / peaks[b]);
+        if ((peaks[b] < 0 ? -peaks[b] : peaks[b]) < 1e-15f) {
             memset(block, 0, sizeof *block);
             continue;
         }
-        block->d = half(1 / inverse);
-        for (int j = 0; j < 16; ++j) {
-            const float *from = c->x + b * SUPER + 16 * j;
-            int scale = nearest(inverse * s.scale[16 * b + j]);
-            float step = s.step[16 * b + j], d;
-            block->scales[j] = (int8_t)(scale < 127 ? scale : 127);
-            d = whole(block->d) * block->scales[j];
-            uint8_t *l = levels + 16 * j;
-            if (d != 0)
-                for (int i = 0; i < 16; ++i) l[i] = clamp(nearest(from[i] / d), -32, 31) + 32;
-            else
-                for (int i = 0; i < 16; ++i) l[i] = step == 0 ? 0 : clamp(nearest(step * from[i]), -32, 31) + 32;
-        }
+        block->d = half(1 / (-128.f / peaks[b]));
+        for (int k = 0; k < 16 / W; ++k)
+            scales[k] = smaller(nearest_whole(inverse * load(s.scale + 16 * b + k * W)), all(127));
+        store_bytes((uint8_t *)block->scales, scales);
+        float d = whole(block->d);
+        for (int j = 0; j < 16; ++j)
+            signed_levels(c->x + (16 * b + j) * 16, d * block->scales[j], 32, s.step[16 * b + j], levels + 16 * j);
         for (int h = 0; h < 2; ++h)
             for (int i = 0; i < 32; ++i) {
                 const uint8_t *l = levels + 128 * h + i;
@@ -287,31 +302,32 @@ INLINE void pack_signed_scales(const uint8_t *codes, uint8_t *to) {
     }
 }
 
-/* The scale codes of a block of q3_K without importance: in proportion to the largest. */
-INLINE uint16_t signed_proportion(const float *scales, uint8_t *codes) {
-    float max = peak_of(scales, 16), inverse = -32.f / max;
-    memset(codes, 0, 16);
-    if (max == 0) return half(0.f);
-    for (int j = 0; j < 16; ++j) codes[j] = (uint8_t)(clamp((int8_t)nearest(inverse * scales[j]), -32, 31) + 32);
-    return half(1 / inverse);
+/* The scale codes of every block of q3_K without importance: in proportion to the largest. */
+INLINE void signed_proportion(const struct spans *s, struct shares *out) {
+    float peaks[CHUNK] ALIGNED;
+    block_peaks(s, peaks);
+    memset(out->levels, 0, sizeof out->levels);
+    for (int b = 0; b < CHUNK; ++b) {
+        float inverse = -32.f / peaks[b];
+        out->unit[b] = half(peaks[b] == 0 ? 0.f : 1 / inverse);
+        for (int j = 0; peaks[b] != 0 && j < 16; ++j)
+            out->levels[16 * b + j] = (uint8_t)(clamp((int8_t)nearest(inverse * s->scale[16 * b + j]), -32, 31) + 32);
+    }
 }
 
 /* The same with importance: make_qx_quants over the scales, one block a lane. */
 INLINE void signed_shares(const struct spans *s, struct shares *out) {
     float x[16 * COLUMNS] ALIGNED, w[16 * COLUMNS] ALIGNED;
-    struct spans whole_blocks;
+    struct spans units;
+    block_columns(s->scale, 16, x);
+    block_columns(s->weight, 16, w);
+    span(x, w, CHUNK, 16, 32, &units, 0);
+    narrow_half(units.scale, out->unit, CHUNK);
     for (int b = 0; b < CHUNK; ++b)
         for (int j = 0; j < 16; ++j) {
-            x[j * COLUMNS + b] = s->scale[b * 16 + j];
-            w[j * COLUMNS + b] = s->weight[b * 16 + j];
+            int level = clamp(nearest(units.step[b] * s->scale[16 * b + j]), -32, 31) + 32;
+            out->levels[16 * b + j] = (uint8_t)(units.step[b] == 0 ? 0 : level);
         }
-    span(x, w, CHUNK, 16, 32, &whole_blocks, 0);
-    for (int b = 0; b < CHUNK; ++b) {
-        float step = whole_blocks.step[b];
-        out->scale[b] = whole_blocks.scale[b];
-        for (int j = 0; j < 16; ++j)
-            out->levels[b][j] = (uint8_t)(step == 0 ? 0 : clamp(nearest(step * s->scale[b * 16 + j]), -32, 31) + 32);
-    }
 }
 
 static void q3_k_chunk(struct chunk *c, struct q3_k *to) {
@@ -333,23 +349,16 @@ static void q3_k_chunk(struct chunk *c, struct q3_k *to) {
             for (int i = 0; i < 16; ++i) left[(at + k) * 16 + i] = (uint8_t)(int)kept[i * COLUMNS + k];
     }
     if (c->important) signed_shares(&s, &shares);
+    else signed_proportion(&s, &shares);
     for (int b = 0; b < c->blocks; ++b) {
         struct q3_k *block = to + b;
-        uint8_t codes[16];
-        if (c->important) {
-            memcpy(codes, shares.levels[b], 16);
-            block->d = half(shares.scale[b]);
-        } else block->d = signed_proportion(s.scale + 16 * b, codes);
-        pack_signed_scales(codes, block->scales);
+        block->d = shares.unit[b];
+        pack_signed_scales(shares.levels + 16 * b, block->scales);
         for (int j = 0; j < 16; ++j) {
-            const float *from = c->x + b * SUPER + 16 * j;
-            float d = whole(block->d) * (float)(codes[j] - 32), step = s.step[16 * b + j];
-            uint8_t *l = levels + 16 * j;
-            if (d != 0)
-                for (int i = 0; i < 16; ++i) l[i] = clamp(nearest(from[i] / d), -4, 3) + 4;
-            else if (!c->important) memcpy(l, left + b * SUPER + 16 * j, 16);
-            else
-                for (int i = 0; i < 16; ++i) l[i] = step == 0 ? 0 : clamp(nearest(step * from[i]), -4, 3) + 4;
+            int at = 16 * b + j;
+            float d = whole(block->d) * (float)(shares.levels[at] - 32);
+            if (d == 0 && !c->important) memcpy(levels + 16 * j, left + 16 * at, 16);
+            else signed_levels(c->x + 16 * at, d, 4, s.step[at], levels + 16 * j);
         }
         for (int i = 0; i < 32; ++i) {
             unsigned bits = 0;

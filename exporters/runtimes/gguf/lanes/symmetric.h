@@ -9,6 +9,8 @@ struct spans {
     float weight[FITS];            /* sum of its weights, where they were given */
 };
 
+#define TRIES 2
+
 struct peak { vf value; vm empty; };
 
 /* The first value of the largest magnitude, and the columns that ggml takes for zero. */
@@ -23,21 +25,29 @@ INLINE struct peak find_peak(const float *x, int n) {
     return p;
 }
 
-struct pair { vf products, squares; };
+struct try { vf step, products, squares; };
 
-/* Sums of w x l and w l l over the levels of one step, which are clamped below or above only where they can
- * lie there: |step * x| is at most nmax + 0.1 * is. */
-INLINE struct pair sum_levels(const float *x, const float *w, const float *wx, int across, int n, int nmax, vf step,
-                              int below, int above) {
-    struct pair s = {all(0), all(0)};
-    for (int i = 0; i < n; ++i) {
-        vf level = rounded(step * load(x + i * COLUMNS));
-        if (below) level = larger(level, all(-nmax));
-        if (above) level = smaller(level, all(nmax - 1));
-        s.products = s.products + load(wx + i * W) * level;
-        s.squares = s.squares + load(w + i * across) * level * level;
+INLINE void add_signed(struct try *t, vf x, vf w, vf wx, int nmax, int below, int above) {
+    vf level = rounded(t->step * x);
+    if (below) level = larger(level, all(-nmax));
+    if (above) level = smaller(level, all(nmax - 1));
+    t->products = t->products + wx * level;
+    t->squares = t->squares + w * level * level;
+}
+
+/* Sums of w x l and w l l over the levels of TRIES steps at once: the loads serve all. Levels are clamped below
+ * or above only where they can lie there: |step * x| is at most nmax + 0.1 * is. */
+INLINE void sum_signed(struct try *t, const float *x, const float *w, const float *wx, int across, int n, int nmax,
+                       int below, int above) {
+    struct try own[TRIES];
+    for (int k = 0; k < TRIES; ++k) {
+        own[k].step = t[k].step;
+        own[k].products = own[k].squares = all(0);
     }
-    return s;
+    for (int i = 0; i < n; ++i)
+        for (int k = 0; k < TRIES; ++k)
+            add_signed(&own[k], load(x + i * COLUMNS), load(w + i * across), load(wx + i * W), nmax, below, above);
+    for (int k = 0; k < TRIES; ++k) t[k] = own[k];
 }
 
 /* make_qx_quants with rmse_type 1 for one vector of columns: weights from `given`, or x^2 where that is NULL. */
@@ -53,20 +63,24 @@ INLINE void span_vector(const float *x, const float *given, int n, int nmax, str
         else store(square + i * W, weight);
         store(wx + i * W, weight * value);
     }
-    vf step = all(-nmax) / peak.value, best_step = step;
-    struct pair s = sum_levels(x, w, wx, across, n, nmax, step, 0, 1);
-    vf scale = pick(equal(s.squares, zero), zero, s.products / s.squares), best = scale * s.products;
-    for (int is = -9; is <= 9; ++is) {
-        if (is == 0) continue;
-        step = all(-(nmax + 0.1f * is)) / peak.value;
-        if (is < -5) s = sum_levels(x, w, wx, across, n, nmax, step, 0, 0);
-        else if (is < 5) s = sum_levels(x, w, wx, across, n, nmax, step, 0, 1);
-        else s = sum_levels(x, w, wx, across, n, nmax, step, 1, 1);
-        vm better = both(less(zero, s.squares), less(best * s.squares, s.products * s.products));
-        vf fitted = s.products / s.squares;
-        scale = pick(better, fitted, scale);
-        best = pick(better, fitted * s.products, best);
-        best_step = pick(better, step, best_step);
+    /* ggml's order: the plain step, then -9 to 9 tenths without 0. */
+    static const int tenths[20] = {0, -9, -8, -7, -6, -5, -4, -3, -2, -1, 1, 2, 3, 4, 5, 6, 7, 8, 9, 9};
+    vf scale = zero, best = zero, best_step = zero;
+    for (int k = 0; k < 20; k += TRIES) {
+        struct try t[TRIES];
+        int last = tenths[k + TRIES - 1];
+        for (int j = 0; j < TRIES; ++j) t[j].step = all(-(nmax + 0.1f * tenths[k + j])) / peak.value;
+        if (last > 4) sum_signed(t, x, w, wx, across, n, nmax, 1, 1);
+        else if (last > -6 || k == 0) sum_signed(t, x, w, wx, across, n, nmax, 0, 1);
+        else sum_signed(t, x, w, wx, across, n, nmax, 0, 0);
+        for (int j = 0; j < TRIES; ++j) {
+            vm better = both(less(zero, t[j].squares), less(best * t[j].squares, t[j].products * t[j].products));
+            if (k + j == 0) better = except(everywhere(), equal(t[j].squares, zero));
+            vf fitted = t[j].products / t[j].squares;
+            scale = pick(better, fitted, scale);
+            best = pick(better, fitted * t[j].products, best);
+            best_step = pick(k + j ? better : everywhere(), t[j].step, best_step);
+        }
     }
     store(out->scale + at, clear(scale, peak.empty));
     store(out->step + at, clear(best_step, peak.empty));
