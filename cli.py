@@ -74,11 +74,13 @@ def modelport() -> None:
 @click.option("--two-step", is_flag=True, help="Write a 16-bit file first and let llama.cpp quantize it.")
 @click.option("--requantize", is_flag=True, help="Quantize a GGUF again whose weights are low-bit already.")
 @click.option("--prompt", metavar="TEXT", help="A text for the finished language model to continue.")
-@click.option("--samples", type=int, default=320, show_default=True, help="Most samples to use.")
+@click.option("--samples", type=int, help="Most samples to use: 320, or 80 windows of text.")
 @click.option("--held-out", type=int, help="Samples kept for verification; default: a fifth.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the split.")
 @click.option("--threads", type=int, help="Threads to measure with: 1, and every CPU for a language model.")
-@click.option("--budget", metavar="B", help="Loss allowed: cosine=0.99,sqnr=20,top1=0.5 (points),kl=0.05,ppl=2 (%).")
+@click.option(
+    "--budget", metavar="B", help="Loss allowed: cosine=0.99,sqnr=20,top1=0.5 (points),kl=0.05,ppl=2 (%)."
+)
 @click.option("--memory-limit", metavar="SIZE", help="Most memory of a worker process, as in 8G.")
 @click.option("--timeout", type=float, metavar="SECONDS", help="Most time of a worker process.")
 @click.option("--overwrite", is_flag=True, help="Replace an output folder that modelport made.")

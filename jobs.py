@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 OnProgress = Callable[[str, int, int], None]
 
+SAMPLES = {"arrays": 320, "language": 80}
+"""How many samples, or windows of text, are used at the most where the user does not say; held-out ones included."""
+
 COMPARED_WITH = ("base", "plain")
 """What an exporter may leave in its work folder for the comparison, by path: the model in 16 bits, and the
 same scheme without the importance matrix."""
@@ -41,7 +44,7 @@ def build(request: Request, checked: Check, chosen: plan.Plan, stage: staging.St
             "calibrated": request.calibration is not None,
             "held_out": request.held_out,
             "reference": str(work / "reference.npz"),
-            "samples": request.samples,
+            "samples": request.samples or SAMPLES[checked.target.verify],
             "seed": request.seed,
             "threads": checked.threads,
             "runtime_module": chosen.runtime_module,
@@ -82,6 +85,7 @@ def _language_options(request: Request, checked: Check) -> dict[str, Any]:
     return {
         "calibration": request.calibration,
         # What is not quantized is compared with the source alone.
+        "memory_limit": request.memory_limit,
         "base": "float" not in checked.scheme.weights,
         "context": llm.context if llm else None,
         "sequence": request.sequence,

@@ -46,7 +46,7 @@ class Request:
     """A text that the finished language model continues."""
     kv_type: str | None = None
     """Dtype of the KV cache that the model is judged with."""
-    samples: int = 320
+    samples: int | None = None
     """How many samples of the data to use at the most, held-out ones included."""
     held_out: int | None = None
     seed: int = 0

@@ -10,11 +10,11 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "support"))
 
 import llama_oracle
-
 import tiny_llms
 import tiny_tokenizers
 from modelport import jobs, pipeline
@@ -22,7 +22,14 @@ from modelport.exporters import plan, staging
 from modelport.request import Request
 
 VOCABULARY = 32_000
-SHAPE = {"hidden": 2048, "heads": 32, "kv_heads": 4, "head_dim": 64, "feed": 5632, "context": 2048}
+SHAPE: dict[str, Any] = {
+    "hidden": 2048,
+    "heads": 32,
+    "kv_heads": 4,
+    "head_dim": 64,
+    "feed": 5632,
+    "context": 2048,
+}
 """TinyLlama's; 22 layers of it are 1.1B parameters."""
 
 
@@ -42,7 +49,7 @@ class Pass:
 def llama(folder: Path, layers: int) -> Path:
     """A bf16 Llama with a byte-level BPE of 32,000 tokens, in shards of at most a few hundred MB."""
     wide = tuple(_library_lines(16_000_000))
-    tiny_tokenizers.training_lines = lambda: wide
+    vars(tiny_tokenizers)["training_lines"] = lambda: wide
     tiny_tokenizers._trained.cache_clear()
     folder.mkdir()
     return tiny_llms.make(

@@ -17,7 +17,9 @@ from .job import Job
 def sizes(source: Source, target: Target, *, calibrated: bool = False) -> tuple[Mapping[str, Size], str]:
     """Sizes by scheme, and "" or a sentence that says why there are none.
 
-    `calibrated`: whether data will be used, which can change the types that an exporter chooses. Runs the runtime's own step in a worker, which reads configuration and tokenizer and no weight. Raises
+    `calibrated`: whether data will be used, which can change the types that an exporter chooses.
+
+    Runs the runtime's own step in a worker, which reads configuration and tokenizer and no weight. Raises
     Unsupported for a model that the runtime cannot take; whatever else goes wrong leaves an estimate.
     """
     if not registry.exporter_available(target):

@@ -107,7 +107,7 @@ def audit_entry(raw: Mapping[str, Any] | None, weights: str, compute: str) -> di
     held = shares(counted, weights, compute)
     return {
         **dataclasses.asdict(counted),
-        "int8_weight_share": counted.weight_share(("int8", "uint8")),
+        "int8_weight_share": counted.weight_share(("int8", "uint8", "q8_0")),
         "int8_mac_share": counted.mac_share(("int8", "uint8")),
         "asked": {
             "weights": weights,

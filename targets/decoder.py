@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from . import latency, memory
 from .device import Rate
-from .facts import DTYPE_BITS, LlmFacts
+from .facts import BLOCK_BITS, DTYPE_BITS, LlmFacts
 from .figures import count, size
 from .verdict import Case, Predicted, Term
 
@@ -33,7 +33,7 @@ def _llm(case: Case) -> LlmFacts:
 
 def kv_term(case: Case) -> Term:
     """M_KV of the whole batch at the full context."""
-    llm, bits = _llm(case), DTYPE_BITS[case.scheme.kv]
+    llm, bits = _llm(case), {**DTYPE_BITS, **BLOCK_BITS}[case.scheme.kv]
     value = memory.kv_bytes(llm.layers, llm.kv_heads, llm.head_dim, case.batch, case.context, bits)
     return Term(
         "M_KV",

@@ -34,6 +34,7 @@ TEXTS = (
     "spiece.model",
     "sentencepiece.bpe.model",
     "chat_template.jinja",
+    "README.md",
 )
 COMPANION_LIMIT = 256 << 20
 

@@ -42,13 +42,15 @@ def write(job: Job, progress: Progress) -> Outcome:
 
 
 def foretold(job: Job) -> tuple[tuple[header.Entry, ...], tuple[blueprint.Tensor, ...]]:
-    """Keys and tensors as config.json and the tokenizer's files imply them: no weight is there yet.
+    """Keys and tensors as config.json, the tokenizer's files and, where they are there, the weights' names imply.
 
     The pre-tokenizer's type is the best guess; the gate would only make it certain.
     """
     if job.source_kind == "gguf":
         return _copied(Path(job.source_path))
-    tensors, entries, _ = _drawn(Path(job.source_path), None, gate=False)
+    folder = Path(job.source_path)
+    names = set(checkpoint.places(folder)) if checkpoint.has_weights(folder) else None
+    tensors, entries, _ = _drawn(folder, names, gate=False)
     return entries, tensors
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ....calibration.samples import SampleSet
-from ....targets import host
+from ....targets import figures, host
 from ....targets.errors import ConversionFailed, UsageError
 from ...job import Job, Outcome, Progress
 from . import ARTIFACT, mixture, one_pass, two_step
@@ -19,6 +19,15 @@ if TYPE_CHECKING:
 MATRIX = "imatrix.gguf"
 UNWEIGHED = ("f32", "f16", "bf16", "q8_0")
 """Schemes that ggml rounds in one way only, whatever matters."""
+RUN = (
+    ("llama.cpp", f'llama-cli -m {ARTIFACT} -p "Once upon a time" -n 64'),
+    (
+        "llama-cpp-python",
+        f"python -c \"from llama_cpp import Llama; print(Llama('{ARTIFACT}')"
+        "('Once upon a time', max_tokens=64)['choices'][0]['text'])\"",
+    ),
+)
+"""What runs the artifact: program and line."""
 BASE, PLAIN = "base.gguf", "plain.gguf"
 """In the work folder: the model in 16 bits, and the scheme without importance."""
 
@@ -40,8 +49,8 @@ def run(job: Job, progress: Progress) -> Outcome:
     weighing = _given(job)
     _types(job, model, weighing)  # refuses what cannot be done, before the long work
     base, base_notes = _base(job, model, progress)
-    if _observes(job):
-        weighing = _collect(job, model, base, progress)
+    if base is not None and _observes(job):
+        weighing = _collect(job, base, progress)
     started = time.perf_counter()
     written, notes = _write(job, model, Path(job.staging) / ARTIFACT, progress, weighing)
     seconds = time.perf_counter() - started
@@ -51,6 +60,7 @@ def run(job: Job, progress: Progress) -> Outcome:
         "types": dict(written.types),
         "threads": one_pass.threads(job),
         "lanes": written.lanes,
+        "run": RUN,
     }
     if job.options.get("base") and base is not None:
         data["base"] = str(base)
@@ -102,12 +112,22 @@ def _write(
 
 
 def _base(job: Job, model: one_pass.Model, progress: Progress) -> tuple[Path | None, tuple[str, ...]]:
-    """The model unquantized, where something is to run it: a GGUF source itself, or a file in 16 bits."""
+    """The model unquantized, where something is to run it: a GGUF source itself, or a file in 16 bits.
+
+    In q8_0 where 16 bits would not fit into memory.
+    """
     if not (job.options.get("base") or _observes(job)):
         return None, ()
     if job.source_kind == "gguf":
         return Path(job.source_path), ()
     path, threads = Path(job.work) / BASE, one_pass.threads(job)
+    needed, free = 2 * sum(bound.tensor.elements for bound in model.tensors), host.available_bytes()
+    if free is not None and needed > 0.8 * free:
+        types = mixture.decide(model.entries, model.described, "q8_0", Path(job.work))
+        one_pass.write(model, types, "q8_0", path, progress, threads=threads, stage="write q8_0")
+        return path, (
+            f"In 16 bits the model takes {figures.size(needed)} of memory: it was run and compared with in q8_0.",
+        )
     own = one_pass.own_scheme(model.tensors)
     wanted = own if own != "f32" else "f16"
     for scheme in dict.fromkeys((job.options.get("via") or wanted, "bf16")):
@@ -144,40 +164,20 @@ def _given(job: Job) -> _Weighing:
     return _Weighing()
 
 
-def _collect(job: Job, model: one_pass.Model, base: Path | None, progress: Progress) -> _Weighing:
+def _collect(job: Job, base: Path, progress: Progress) -> _Weighing:
     """The importance matrix of the calibration text, written to be published."""
     from . import imatrix, importance
 
     if job.samples is None:
         raise UsageError("an importance matrix needs text to run the model on", mend="Add --calibration FILE")
-    assert base is not None
-    run_on, notes = _bearable(job, model, base, progress)
     out = Path(job.staging) / MATRIX
     windows = SampleSet.open(Path(job.samples) / "calibration").array("input_ids")
     collected = importance.collect(
-        run_on,
+        base,
         windows.reshape(len(windows), -1),
         out,
         threads=one_pass.threads(job),
         progress=progress,
         datasets=(Path(str(job.options.get("calibration"))).name,),
     )
-    return _Weighing(imatrix.read(out), MATRIX, (MATRIX,), (*notes, *collected.notes))
-
-
-def _bearable(
-    job: Job, model: one_pass.Model, base: Path, progress: Progress
-) -> tuple[Path, tuple[str, ...]]:
-    """The file that activations are collected on: in q8_0 where 16 bits would not fit into memory."""
-    free = host.available_bytes()
-    if free is None or base.stat().st_size < 0.8 * free or job.source_kind == "gguf":
-        return base, ()
-    path = Path(job.work) / "observed.gguf"
-    types = mixture.decide(model.entries, model.described, "q8_0", Path(job.work))
-    one_pass.write(
-        model, types, "q8_0", path, progress, threads=one_pass.threads(job), stage="write q8_0 to observe"
-    )
-    note = (
-        f"The importance matrix was collected on q8_0: 16 bits take {base.stat().st_size:,} bytes of memory."
-    )
-    return path, (note,)
+    return _Weighing(imatrix.read(out), MATRIX, (MATRIX,), collected.notes)
