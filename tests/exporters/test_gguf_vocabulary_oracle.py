@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from llama_oracle import Conversion, run_conversions
+from modelport.exporters.runtimes.gguf import vocabulary
 from tiny_configs import FAMILIES
 from tiny_llms import make, pre_of
-
-from modelport.exporters.runtimes.gguf import vocabulary
 
 pytestmark = pytest.mark.slow
 
@@ -21,7 +21,7 @@ gguf: Any = pytest.importorskip("gguf")
 OWN = ("tokenizer.",)
 
 
-def edit(name: str, change: Callable[[dict[str, Any]], None]) -> Callable[[Path], None]:
+def edit(name: str, change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
     """A change of one JSON file of a folder."""
 
     def apply(folder: Path) -> None:
@@ -33,8 +33,8 @@ def edit(name: str, change: Callable[[dict[str, Any]], None]) -> Callable[[Path]
     return apply
 
 
-def drop(*keys: str) -> Callable[[dict[str, Any]], None]:
-    return lambda value: [value.pop(key, None) for key in keys] and None
+def drop(*keys: str) -> Callable[[dict[str, Any]], Any]:
+    return lambda value: [value.pop(key, None) for key in keys]
 
 
 def template_list(value: dict[str, Any]) -> None:
@@ -49,14 +49,19 @@ def last_added(**flags: object) -> Callable[[Path], None]:
 
     def apply(folder: Path) -> None:
         edit("tokenizer.json", lambda value: value["added_tokens"][-1].update(flags))(folder)
-        edit("tokenizer_config.json", lambda value: list(value["added_tokens_decoder"].values())[-1].update(flags))(folder)
+        edit(
+            "tokenizer_config.json",
+            lambda value: list(value["added_tokens_decoder"].values())[-1].update(flags),
+        )(folder)
 
     return apply
 
 
 def jinja(folder: Path) -> None:
     edit("tokenizer_config.json", drop("chat_template"))(folder)
-    (folder / "chat_template.jinja").write_text("{% for m in messages %}\r\n{{ m }}{% endfor %}", encoding="utf-8")
+    (folder / "chat_template.jinja").write_text(
+        "{% for m in messages %}\r\n{{ m }}{% endfor %}", encoding="utf-8"
+    )
 
 
 def template_json(folder: Path) -> None:
@@ -75,7 +80,11 @@ def no_sentencepiece(folder: Path) -> None:
 
 CHANGES: dict[str, tuple[str, dict[str, Any], Callable[[Path], None]]] = {
     **{name: (name, {}, lambda folder: None) for name in FAMILIES},
-    "prefix-space": ("mistral", {}, edit("tokenizer_config.json", lambda v: v.update(add_prefix_space=False))),
+    "prefix-space": (
+        "mistral",
+        {},
+        edit("tokenizer_config.json", lambda v: v.update(add_prefix_space=False)),
+    ),
     "code-llama": ("llama", {"config": {"vocab_size": 32016}}, lambda folder: None),
     "granite": ("smollm", {"config": {"vocab_size": 49152}}, lambda folder: None),
     "named-templates": ("qwen2", {}, edit("tokenizer_config.json", template_list)),
@@ -107,7 +116,11 @@ CHANGES: dict[str, tuple[str, dict[str, Any], Callable[[Path], None]]] = {
     ),
     "pad-outside": ("mistral", {"config": {"pad_token_id": 5000}}, lambda folder: None),
     "qwen2-sentencepiece": ("qwen2", {"tokenizer": "llama"}, lambda folder: None),
-    "gemma-1": ("gemma2", {"config": {"architectures": ["GemmaForCausalLM"], "model_type": "gemma"}}, lambda _: None),
+    "gemma-1": (
+        "gemma2",
+        {"config": {"architectures": ["GemmaForCausalLM"], "model_type": "gemma"}},
+        lambda _: None,
+    ),
     "llama-hf": ("llama", {}, no_sentencepiece),
     "mistral-hf": ("mistral", {}, no_sentencepiece),
 }

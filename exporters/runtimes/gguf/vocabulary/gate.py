@@ -47,7 +47,8 @@ class Gate:
         """Hold the tokenizer to this vocabulary from now on."""
         require_bytes(self.files, vocabulary)
         self.vocabulary = vocabulary
-        self.lines = (*self.first, *self.others, *lines.with_tokens(vocabulary))
+        own = (*lines.from_tokens(vocabulary), *lines.with_tokens(vocabulary))
+        self.lines = tuple(dict.fromkeys((*self.first, *self.others, *own)))
         self.expected: dict[bool, list[list[int]]] = {}
 
     def _expect(self, llama: LlamaVocabulary) -> None:

@@ -1,0 +1,470 @@
+"""Tokenizer files are read field by field: bad ones are refused by name, and nothing needs llama.cpp for it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import unicodedata
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from modelport.exporters.runtimes.gguf import vocabulary
+from modelport.exporters.runtimes.gguf.vocabulary import (
+    bpe,
+    entries,
+    gate,
+    lines,
+    llama_vocabulary,
+    pretokenizers,
+)
+from modelport.exporters.runtimes.gguf.vocabulary import special as specials
+from modelport.exporters.runtimes.gguf.vocabulary.files import Files
+from modelport.exporters.runtimes.gguf.vocabulary.unigram import Proto, read_proto
+from modelport.targets.errors import ModelportError, SourceUnreadable, Unsupported
+
+gguf: Any = pytest.importorskip("gguf")
+tokenizers: Any = pytest.importorskip("tokenizers")
+
+LETTERS = tuple(bpe.byte_of())
+BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+
+
+def added(number: int, text: str, **flags: object) -> dict[str, Any]:
+    base = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    return {"id": number, "content": text, **base, **flags}
+
+
+def tokenizer_json() -> dict[str, Any]:
+    """GPT-2's form with two merges: 256 letters, "th", "the", one special token."""
+    tokens = {letter: number for number, letter in enumerate(LETTERS)} | {"th": 256, "the": 257}
+    model = {"type": "BPE", "vocab": tokens, "merges": [["t", "h"], ["th", "e"]], "unk_token": None}
+    return {
+        "version": "1.0",
+        "added_tokens": [added(258, "<|end|>")],
+        "normalizer": None,
+        "pre_tokenizer": BYTE_LEVEL,
+        "post_processor": BYTE_LEVEL,
+        "decoder": BYTE_LEVEL,
+        "model": model,
+    }
+
+
+def config() -> dict[str, Any]:
+    return {
+        "architectures": ["GPT2LMHeadModel"],
+        "model_type": "gpt2",
+        "vocab_size": 260,
+        "eos_token_id": 258,
+    }
+
+
+def settings() -> dict[str, Any]:
+    return {"tokenizer_class": "GPT2Tokenizer", "eos_token": "<|end|>", "added_tokens_decoder": {}}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    put(tmp_path, "tokenizer.json", tokenizer_json())
+    put(tmp_path, "config.json", config())
+    put(tmp_path, "tokenizer_config.json", settings())
+    return tmp_path
+
+
+def put(folder: Path, name: str, value: object) -> None:
+    (folder / name).write_text(value if isinstance(value, str) else json.dumps(value), encoding="utf-8")
+
+
+def change(folder: Path, name: str, edit: Callable[[dict[str, Any]], Any]) -> Any:
+    value = json.loads((folder / name).read_text(encoding="utf-8"))
+    edit(value)
+    put(folder, name, value)
+
+
+def write(folder: Path) -> dict[str, Any]:
+    writer = gguf.GGUFWriter(None, "gpt2")
+    vocabulary.write(folder, writer, gate=False)
+    return {key: entry.value for key, entry in writer.kv_data[0].items()}
+
+
+def test_a_byte_level_vocabulary_has_tokens_types_merges_and_padding(folder) -> None:
+    written = write(folder)
+    assert written["tokenizer.ggml.model"] == "gpt2"
+    assert written["tokenizer.ggml.pre"] == "gpt-2"
+    assert written["tokenizer.ggml.tokens"][256:] == ["th", "the", "<|end|>", "[PAD259]"]
+    assert written["tokenizer.ggml.token_type"][256:] == [1, 1, 3, 5]
+    assert written["tokenizer.ggml.merges"] == ["t h", "th e"]
+    assert written["tokenizer.ggml.eos_token_id"] == 258
+    assert written["tokenizer.ggml.add_bos_token"] is False
+
+
+def test_the_chat_template_is_copied_and_never_rendered(folder) -> None:
+    hostile = "{{ ''.__class__.__mro__[1].__subclasses__() }}{% for x in range(10**9) %}{% endfor %}"
+    change(folder, "tokenizer_config.json", lambda value: value.update(chat_template=hostile))
+    assert write(folder)["tokenizer.chat_template"] == hostile
+
+
+def test_named_templates_are_listed_in_the_files_order(folder) -> None:
+    named = [{"name": name, "template": name * 2} for name in ("z", "default", "a b", "m")]
+    change(folder, "tokenizer_config.json", lambda value: value.update(chat_template=named))
+    written = write(folder)
+    assert written["tokenizer.chat_templates"] == ["z", "a_b", "m"]
+    assert written["tokenizer.chat_template"] == "defaultdefault"
+    assert written["tokenizer.chat_template.a_b"] == "a ba b"
+
+
+def test_a_tokenizer_json_is_not_needed_for_gpt2(folder) -> None:
+    with_json = write(folder)
+    whole = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    (folder / "tokenizer.json").unlink()
+    put(folder, "vocab.json", whole["model"]["vocab"] | {"<|end|>": 258})
+    put(folder, "merges.txt", "#version: 0.2\nt h\nth e\n")
+    without = write(folder)
+    assert without["tokenizer.ggml.tokens"] == with_json["tokenizer.ggml.tokens"]
+    assert without["tokenizer.ggml.merges"] == with_json["tokenizer.ggml.merges"]
+    assert without["tokenizer.ggml.token_type"][258] == 3
+    assert vocabulary.load_reference(folder).encode("the<|end|>", True) == [257, 258]
+
+
+def test_a_post_processor_that_ends_texts_otherwise_makes_eos_an_end_of_turn(folder) -> None:
+    change(folder, "tokenizer.json", lambda value: value["added_tokens"].append(added(259, "<|stop|>")))
+    ends = {
+        "type": "TemplateProcessing",
+        "single": [{"Sequence": {"id": "A"}}, {"SpecialToken": {"id": "<|stop|>"}}],
+        "pair": [],
+    }
+    change(folder, "tokenizer.json", lambda value: value.update(post_processor=ends))
+    found = specials.find(Files(folder))
+    assert found.ids == {"eos": 259, "eot": 258}
+    assert found.add == {"eos": True}
+
+
+DAMAGED: dict[str, tuple[Callable[[Path], Any], type[ModelportError], str]] = {
+    "no JSON": (
+        lambda f: put(f, "tokenizer.json", "{"),
+        SourceUnreadable,
+        "tokenizer.json: is not readable JSON",
+    ),
+    "deep JSON": (
+        lambda f: put(f, "config.json", "[" * 100_000),
+        SourceUnreadable,
+        "config.json: is not readable",
+    ),
+    "a list": (
+        lambda f: put(f, "tokenizer.json", []),
+        SourceUnreadable,
+        "tokenizer.json: is not a JSON object",
+    ),
+    "no bytes of text": (
+        lambda f: (f / "tokenizer.json").write_bytes(b"{\xff\xfe"),
+        SourceUnreadable,
+        "tokenizer.json: is not readable JSON",
+    ),
+    "no tokenizer": (lambda f: (f / "tokenizer.json").unlink(), Unsupported, "has no tokenizer"),
+    "no model": (lambda f: put(f, "tokenizer.json", {}), SourceUnreadable, "model: is missing"),
+    "WordPiece": (
+        lambda f: change(f, "tokenizer.json", lambda v: v["model"].update(type="WordPiece")),
+        Unsupported,
+        "model.type: tokenizers of type WordPiece",
+    ),
+    "WordLevel": (
+        lambda f: change(f, "tokenizer.json", lambda v: v["model"].update(type="WordLevel")),
+        Unsupported,
+        "model.type: tokenizers of type WordLevel",
+    ),
+    "no vocabulary": (
+        lambda f: change(f, "tokenizer.json", lambda v: v["model"].update(vocab=[])),
+        SourceUnreadable,
+        "model.vocab: has no tokens",
+    ),
+    "an id twice": (
+        lambda f: change(f, "tokenizer.json", lambda v: v["model"]["vocab"].update(the=256)),
+        SourceUnreadable,
+        "model.vocab: 'th' and 'the' both have the id 256",
+    ),
+    "an id that is none": (
+        lambda f: change(f, "tokenizer.json", lambda v: v["model"]["vocab"].update(the="257")),
+        SourceUnreadable,
+        "model.vocab: 'the' has no id: '257'",
+    ),
+    "an enormous id": (
+        lambda f: change(f, "tokenizer.json", lambda v: v["model"]["vocab"].update(the=10**15)),
+        SourceUnreadable,
+        "model.vocab: has the id 1000000000000000",
+    ),
+    "a smaller vocab_size": (
+        lambda f: change(f, "config.json", lambda v: v.update(vocab_size=258)),
+        SourceUnreadable,
+        "config.json: vocab_size: is 258, but tokenizer.json has the id 258",
+    ),
+    "an enormous vocab_size": (
+        lambda f: change(f, "config.json", lambda v: v.update(vocab_size=10**12)),
+        SourceUnreadable,
+        "config.json: vocab_size: is 1000000000000",
+    ),
+    "a vocab_size that is none": (
+        lambda f: change(f, "config.json", lambda v: v.update(vocab_size=True)),
+        SourceUnreadable,
+        "config.json: vocab_size: is True",
+    ),
+    "an added id out of place": (
+        lambda f: change(f, "tokenizer.json", lambda v: v["added_tokens"][0].update(id=259)),
+        SourceUnreadable,
+        "added_tokens: '<|end|>' has the id 259, but the tokenizers library gives it 258",
+    ),
+    "an added token without text": (
+        lambda f: change(f, "tokenizer.json", lambda v: v["added_tokens"][0].pop("content")),
+        SourceUnreadable,
+        "added_tokens[0]: has no text",
+    ),
+    "configs that disagree": (
+        lambda f: change(
+            f,
+            "tokenizer_config.json",
+            lambda v: v["added_tokens_decoder"].update({"258": {"content": "<|other|>"}}),
+        ),
+        SourceUnreadable,
+        "added_tokens_decoder: '<|other|>' has the id 258, but in tokenizer.json it is 259",
+    ),
+    "an added key that is no id": (
+        lambda f: change(
+            f, "tokenizer_config.json", lambda v: v["added_tokens_decoder"].update({"x": {"content": "a"}})
+        ),
+        SourceUnreadable,
+        "added_tokens_decoder['x']: is not an id",
+    ),
+    "no merges": (
+        lambda f: change(f, "tokenizer.json", lambda v: v["model"].update(merges=[])),
+        SourceUnreadable,
+        "model.merges: has no merges",
+    ),
+    "merges of three": (
+        lambda f: change(f, "tokenizer.json", lambda v: v["model"].update(merges=[["t", "h", "e"]])),
+        SourceUnreadable,
+        "model.merges: is not a list of pairs",
+    ),
+    "a special id outside": (
+        lambda f: change(f, "config.json", lambda v: v.update(pad_token_id=260)),
+        SourceUnreadable,
+        "config.json: pad_token_id: is 260, outside the vocabulary of 260 ids",
+    ),
+    "a negative special id": (
+        lambda f: change(f, "config.json", lambda v: v.update(pad_token_id=-7)),
+        SourceUnreadable,
+        "config.json: pad_token_id: is -7",
+    ),
+    "half a surrogate": (
+        lambda f: change(f, "tokenizer.json", lambda v: v["added_tokens"].append(added(259, "\ud800"))),
+        SourceUnreadable,
+        "tokenizer.json: a token is not Unicode text",
+    ),
+    "padding's name taken": (
+        lambda f: (
+            change(f, "tokenizer.json", lambda v: v["added_tokens"].append(added(259, "[PAD260]")))
+            or change(f, "config.json", lambda v: v.update(vocab_size=261))
+        ),
+        SourceUnreadable,
+        "ids 259 and 260 are both '[PAD260]'",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_damaged_files_are_refused_by_file_and_field(name, folder) -> None:
+    damage, kind, words = DAMAGED[name]
+    damage(folder)
+    with pytest.raises(kind) as raised:
+        write(folder)
+    assert words in str(raised.value)
+    assert str(folder) in str(raised.value)
+
+
+def test_a_huge_file_is_refused_before_it_is_read(folder) -> None:
+    with (folder / "tokenizer.json").open("r+b") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(SourceUnreadable, match="has 1099511627776 bytes"):
+        write(folder)
+
+
+def test_a_tokenizer_that_the_library_cannot_load_is_refused(folder) -> None:
+    change(folder, "tokenizer.json", lambda value: value["model"]["merges"].append(["t", "missing"]))
+    with pytest.raises(SourceUnreadable, match=r"tokenizer\.json: the tokenizers library cannot read it"):
+        vocabulary.load_reference(folder)
+
+
+def test_the_reference_reads_special_tokens_or_leaves_them_text(folder) -> None:
+    reference = vocabulary.load_reference(folder)
+    assert reference.encode("the<|end|>", True) == [257, 258]
+    assert 258 not in reference.encode("the<|end|>", False)
+    assert reference.decode([257, 258]) == "the<|end|>"
+    assert (reference.vocab, reference.bos) == (259, None)
+
+
+def test_padding_and_truncation_of_a_tokenizer_json_are_left_out(folder) -> None:
+    limits = {
+        "truncation": {"direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 0},
+        "padding": {"strategy": {"Fixed": 9}, "direction": "Right", "pad_to_multiple_of": None, "pad_id": 0,
+                    "pad_type_id": 0, "pad_token": "!"},
+    }  # fmt: skip
+    change(folder, "tokenizer.json", lambda value: value.update(limits))
+    assert vocabulary.load_reference(folder).encode("the the the", False) == [257, 220, 257, 220, 257]
+
+
+@pytest.mark.parametrize(
+    ("steps", "architecture", "first"),
+    [
+        ([BYTE_LEVEL], "GPT2LMHeadModel", "gpt-2"),
+        ([BYTE_LEVEL], "PhiForCausalLM", "gpt-2"),
+        ([{"type": "Digits", "individual_digits": True}, BYTE_LEVEL], "LlamaForCausalLM", "smollm"),
+        ([pretokenizers.LLAMA3_SPLIT], "LlamaForCausalLM", "llama-bpe"),
+        ([pretokenizers.LLAMA3_SPLIT], "Phi3ForCausalLM", "dbrx"),
+        ([pretokenizers.QWEN2_SPLIT], "Qwen3ForCausalLM", "qwen2"),
+        ([pretokenizers.QWEN2_SPLIT], "StableLmForCausalLM", "stablelm2"),
+        ([pretokenizers.TEKKEN_SPLIT], "MistralForCausalLM", "tekken"),
+        ([pretokenizers.GPT4O_SPLIT], "Phi3ForCausalLM", "gpt-4o"),
+        (["[a-z]+"], "NovelForCausalLM", "llama-bpe"),
+    ],
+)
+def test_the_likeliest_name_follows_from_the_splits_and_the_architecture(
+    steps, architecture, first, folder
+) -> None:
+    plain = [s if isinstance(s, dict) else {"type": "Split", "pattern": {"Regex": s}} for s in steps]
+    after = [] if BYTE_LEVEL in plain else [{**BYTE_LEVEL, "use_regex": False}]
+    both = {"type": "Sequence", "pretokenizers": [*plain, *after]}
+    change(folder, "tokenizer.json", lambda value: value.update(pre_tokenizer=both))
+    change(folder, "config.json", lambda value: value.update(architectures=[architecture]))
+    assert pretokenizers.hints(Files(folder))[0] == first
+
+
+def test_the_parity_lines_cover_scripts_code_and_whitespace() -> None:
+    first, others = lines.fixed()
+    every = [*first, *others]
+    assert len(every) >= 300
+    assert len(set(every)) == len(every)
+    text = "".join(every)
+    scripts = (
+        "LATIN SMALL LETTER E WITH ACUTE", "CYRILLIC", "GREEK", "CJK UNIFIED", "HIRAGANA", "HANGUL", "ARABIC",
+        "HEBREW", "DEVANAGARI", "THAI", "COMBINING ACUTE", "ZERO WIDTH JOINER",
+    )  # fmt: skip
+    for script in scripts:
+        assert any(unicodedata.name(c, "").startswith(script) for c in text), script
+    assert {"\n", "\t", "\r\n", "    "} <= set(every)
+    assert any(line.endswith("  ") for line in every)
+    assert not any("\\u{" in line for line in every)
+
+
+def test_lines_are_made_of_tokens_that_cross_what_pre_tokenizers_cut() -> None:
+    letters = {byte: letter for letter, byte in bpe.byte_of().items()}
+    tokens = ["the", " getElement", "1234", "don't", "\n\n\n", "你好", "é"]
+    coded = ["".join(letters[byte] for byte in token.encode()) for token in tokens]
+    half = letters["é".encode()[0]]
+    made = entries.Vocabulary("gpt2", [*coded, half, "<|end|>"], [entries.NORMAL] * 8 + [entries.CONTROL])
+    found = lines.from_tokens(made)
+    assert {" getElement", "x1234", "don't", "\n\n\n", "你好"} <= set(found)
+    assert "".join(tokens) in found  # the sample, glued by nothing
+    assert " ".join(tokens) in found
+    assert not any("\ufffd" in line or "<|end|>" in line for line in found)
+    assert {"<|end|>", "a<|end|>b"} <= set(lines.with_tokens(made))
+
+
+@given(
+    st.text(alphabet="abcde <|>", max_size=40),
+    st.lists(st.text(alphabet="abcde", min_size=2, max_size=3), max_size=8),
+)
+def test_a_vocabulary_cut_down_to_its_texts_gives_the_same_ids(text, words) -> None:
+    base = {letter: number for number, letter in enumerate(LETTERS)}
+    pairs: list[tuple[str, str]] = []
+    for word in words:
+        for cut in range(1, len(word)):
+            left, right = word[:cut], word[cut:]
+            if left in base and right in base and (left, right) not in pairs:
+                base.setdefault(left + right, len(base))
+                pairs.append((left, right))
+    whole = entries.Vocabulary(
+        "gpt2", list(base), [entries.NORMAL] * len(base), None, [" ".join(p) for p in pairs]
+    )
+    small, ids = gate.reduced(whole, [text])
+    assert len(small.tokens) == len(ids) == len(set(ids))
+
+    def encode(made: entries.Vocabulary) -> list[int]:
+        numbers = {token: number for number, token in enumerate(made.tokens)}
+        merges = [tuple(merge.split(" ")) for merge in made.merges]
+        tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE(numbers, merges))
+        tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+        return list(tokenizer.encode(text).ids)
+
+    assert [ids[number] for number in encode(small)] == encode(whole)
+
+
+@given(
+    st.dictionaries(
+        st.text(max_size=8).map("tokenizer.{}".format),
+        st.one_of(
+            st.integers(0, 2**31), st.booleans(), st.text(max_size=9), st.floats(width=32, allow_nan=False),
+            st.lists(st.text(max_size=5), min_size=1, max_size=5), st.lists(st.booleans(), min_size=1, max_size=5),
+            st.lists(st.integers(-(2**31), 2**31 - 1), min_size=1, max_size=5), st.binary(min_size=1, max_size=9),
+            st.lists(st.floats(width=32, allow_nan=False), min_size=1, max_size=5),
+        ),
+        max_size=6,
+    )
+)  # fmt: skip
+def test_entries_are_packed_as_the_gguf_package_packs_them(tmp_path_factory, values) -> None:
+    path = tmp_path_factory.mktemp("packed") / "file.gguf"
+    writer = gguf.GGUFWriter(path, "llama")
+    add = {int: writer.add_uint32, bool: writer.add_bool, str: writer.add_string, float: writer.add_float32}
+    for key, value in values.items():
+        add.get(type(value), writer.add_array)(key, value)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    ours = llama_vocabulary.pack(llama_vocabulary.vocabulary_entries(writer))
+    # llama.cpp's own reader wants the header's counts, which are the same; only this part is compared.
+    theirs = path.read_bytes()
+    assert ours == theirs[: len(ours)]
+    assert not theirs[len(ours) :].strip(b"\0")
+
+
+def varint(number: int) -> bytes:
+    out = b""
+    while number > 0x7F:
+        out, number = out + bytes([number & 0x7F | 0x80]), number >> 7
+    return out + bytes([number])
+
+
+def message(*fields: tuple[int, int | bytes]) -> bytes:
+    parts = []
+    for number, value in fields:
+        if isinstance(value, bytes):
+            parts.append(varint(number << 3 | 2) + varint(len(value)) + value)
+        else:
+            parts.append(varint(number << 3) + varint(value))
+    return b"".join(parts)
+
+
+@given(
+    st.lists(st.binary(max_size=200), max_size=20), st.sampled_from((1, 2)), st.binary(max_size=300), st.booleans(),
+    st.booleans(),
+)  # fmt: skip
+def test_sentencepieces_own_fields_are_read_behind_its_pieces(pieces, kind, charsmap, prefix, spaces) -> None:
+    trainer = message((1, b"input.txt"), (3, kind), (4, 32000))
+    normalizer = message((1, b"identity"), (2, charsmap), (3, int(prefix)), (4, int(spaces)))
+    data = message(*((1, piece) for piece in pieces), (2, trainer), (3, normalizer))
+    assert read_proto(data) == Proto(kind, charsmap, prefix, spaces)
+
+
+@given(st.binary(max_size=100))
+def test_bytes_that_are_no_message_are_refused(data) -> None:
+    with contextlib.suppress(ValueError):
+        assert isinstance(read_proto(data), Proto)
+
+
+def test_byte_letters_are_a_bijection_with_printable_ones_for_themselves() -> None:
+    letters = bpe.byte_of()
+    assert sorted(letters.values()) == list(range(256))
+    assert all(letters[chr(byte)] == byte for byte in range(0x21, 0x7F))
+    assert letters["Ġ"] == 0x20
+    assert letters["Ċ"] == 0x0A
