@@ -7,8 +7,6 @@ from ...job import Job, Outcome, Progress
 REQUIRES = ("gguf", "llama_cpp", "numpy", "tokenizers")
 """Modules that must be installed; the extra `local-llm` brings them."""
 
-ARTIFACT = "model.gguf"
-
 
 def header(job: Job, progress: Progress) -> Outcome:
     """Write what stands before the weights into the job's work folder: keys, vocabulary and the tensor list.

@@ -11,12 +11,12 @@ from ....calibration.samples import SampleSet
 from ....targets import figures, host
 from ....targets.errors import ConversionFailed, UsageError
 from ...job import Job, Outcome, Progress
-from . import ARTIFACT, mixture, one_pass, two_step
+from . import mixture, one_pass, two_step
 
 if TYPE_CHECKING:
     from .mixture import Importance
 
-MATRIX = "imatrix.gguf"
+ARTIFACT, MATRIX = "model.gguf", "imatrix.gguf"
 UNWEIGHED = ("f32", "f16", "bf16", "q8_0")
 """Schemes that ggml rounds in one way only, whatever matters."""
 RUN = (
