@@ -40,6 +40,35 @@ _CHOICE = (
 )
 
 
+_GGUF = (
+    click.option(
+        "--imatrix", type=click.Path(path_type=Path), metavar="FILE", help="An importance matrix made before."
+    ),
+    click.option("--via", metavar="T", help="f16: round bfloat16 weights to float16 before quantizing."),
+    click.option("--two-step", is_flag=True, help="Write a 16-bit file first and let llama.cpp quantize it."),
+    click.option(
+        "--requantize", is_flag=True, help="Quantize a GGUF again whose weights are low-bit already."
+    ),
+    click.option("--prompt", metavar="TEXT", help="A text for the finished language model to continue."),
+)
+_COREML = (
+    click.option(
+        "--deployment-target", metavar="OS", help="Oldest iOS of a Core ML package: iOS15 to iOS18."
+    ),
+    click.option(
+        "--compute-units", metavar="U", help="Core ML: all, cpuAndNeuralEngine, cpuAndGPU or cpuOnly."
+    ),
+    click.option(
+        "--shapes", metavar="S", help="Free shapes, as in ids=1x1..512 or image=1x3x224x224|1x3x256x256."
+    ),
+    click.option("--image-input", metavar="P", help="Core ML: take an image, as in scale=0.0039,bias=0:0:0."),
+    click.option(
+        "--labels", type=click.Path(path_type=Path), metavar="FILE", help="Class labels, one a line."
+    ),
+    click.option("--metadata", multiple=True, metavar="K=V", help="author, description, licence or version."),
+)
+
+
 def _options(*options: Callable[[Any], Any]) -> Callable[[Command], Command]:
     def apply(command: Command) -> Command:
         for option in reversed(options):
@@ -67,13 +96,6 @@ def modelport() -> None:
 )
 @click.option("--observer", metavar="O", help="Activation ranges: minmax, percentile, entropy or mse.")
 @click.option("--opset", type=int, help="ONNX operator set.")
-@click.option(
-    "--imatrix", type=click.Path(path_type=Path), metavar="FILE", help="An importance matrix made before."
-)
-@click.option("--via", metavar="T", help="f16: round bfloat16 weights to float16 before quantizing.")
-@click.option("--two-step", is_flag=True, help="Write a 16-bit file first and let llama.cpp quantize it.")
-@click.option("--requantize", is_flag=True, help="Quantize a GGUF again whose weights are low-bit already.")
-@click.option("--prompt", metavar="TEXT", help="A text for the finished language model to continue.")
 @click.option("--samples", type=int, help="Most samples to use: 320, or 80 windows of text.")
 @click.option("--held-out", type=int, help="Samples kept for verification; default: a fifth.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the split.")
@@ -87,7 +109,7 @@ def modelport() -> None:
 @click.option("--force", is_flag=True, help="Convert although it does not fit.")
 @click.option("--keep", is_flag=True, help="Publish although the fidelity is below the budget.")
 @click.option("--no-samples", is_flag=True, help="Publish no held-out samples beside the artifact.")
-@_options(*_COMMON)
+@_options(*_GGUF, *_COREML, *_COMMON)
 def convert(
     *, as_json: bool, quiet: bool, debug: bool, memory_limit: str | None, no_samples: bool, **options: Any
 ) -> None:

@@ -70,7 +70,13 @@ def _array_options(request: Request, checked: Check) -> dict[str, Any]:
     return {
         "calibration": request.calibration or "random",
         "inputs": [dataclasses.asdict(io) for io in checked.facts.inputs],
+        "compute_units": request.compute_units,
+        "deployment_target": request.deployment_target,
+        "image_input": request.image_input,
+        "labels": None if request.labels is None else str(request.labels.resolve()),
         "layout": request.layout,
+        "metadata": list(request.metadata),
+        "shapes": request.shapes,
         "observer": request.observer,
         "opset": request.opset,
         "sequence": sequence,

@@ -10,6 +10,7 @@ from .targets.errors import UsageError
 
 LAYOUTS = ("nchw", "nhwc")
 VIA = ("f16",)
+COMPUTE_UNITS = ("all", "cpuAndNeuralEngine", "cpuAndGPU", "cpuOnly")
 KV_TYPES = ("f16", "q8_0", "q4_0")
 """What llama.cpp keeps keys and values in (`--cache-type-k`), of those that it has fast kernels for."""
 
@@ -46,6 +47,18 @@ class Request:
     """A text that the finished language model continues."""
     kv_type: str | None = None
     """Dtype of the KV cache that the model is judged with."""
+    deployment_target: str | None = None
+    """The oldest iOS that a Core ML package shall run on, as in "iOS17"."""
+    compute_units: str | None = None
+    """Where Core ML may run a package: one of `COMPUTE_UNITS`."""
+    shapes: str | None = None
+    """Free shapes of inputs: "ids=1x64|1x128" lists them, "ids=1x1..512" gives a range; inputs apart by ";"."""
+    image_input: str | None = None
+    """Take the image input as an image: "scale=S,bias=R:G:B", or "" for pixel values as they are."""
+    labels: Path | None = None
+    """A text file of class labels, one a line."""
+    metadata: tuple[str, ...] = ()
+    """author=, description=, licence= and version= of a Core ML package."""
     samples: int | None = None
     """How many samples of the data to use at the most, held-out ones included."""
     held_out: int | None = None
@@ -81,7 +94,7 @@ class Request:
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise UsageError(f"{value} is not above zero", where=f"--{name.replace('_', '-')}")
-        for option, known in (("via", VIA), ("kv_type", KV_TYPES)):
+        for option, known in (("via", VIA), ("kv_type", KV_TYPES), ("compute_units", COMPUTE_UNITS)):
             value = getattr(self, option)
             if value is not None and value not in known:
                 raise UsageError(

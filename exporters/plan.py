@@ -87,6 +87,12 @@ READ_BY: Mapping[str, tuple[str, ...]] = {
     "requantize": ("gguf",),
     "prompt": ("gguf",),
     "kv_type": ("gguf",),
+    "deployment_target": ("coreml",),
+    "compute_units": ("coreml",),
+    "shapes": ("coreml",),
+    "image_input": ("coreml",),
+    "labels": ("coreml",),
+    "metadata": ("coreml",),
 }
 """Options that only these of modelport's own runtimes read; what a plug-in reads is not known here."""
 
