@@ -189,6 +189,8 @@ def _hold(request: Request, checked: Check, written: Mapping[str, Any], allowed:
     if written["audit"] and written["audit"]["refused"]:
         raise Unsupported("; ".join(written["audit"]["warnings"]), where=f"--quant {checked.scheme.name}")
     missed = allowed.missed(written["fidelity"]) if written["fidelity"] else ()
+    if request.budget and written["not_checked"]:
+        missed = (f"the budget cannot be held against anything, not checked: {written['not_checked']}",)
     if missed and not request.keep:
         raise FidelityBelowBudget(
             "; ".join(missed), mend="Nothing was published; --keep publishes it all the same"

@@ -14,7 +14,7 @@ from .exporters import isolate, plan, staging
 from .exporters.job import Job
 from .reports import manifest, record
 from .targets import registry
-from .targets.errors import FidelityBelowBudget, SourceUnreadable, UsageError
+from .targets.errors import FidelityBelowBudget, SourceUnreadable, Unsupported, UsageError
 from .verification import budget as budgets
 
 OnProgress = Callable[[str, int, int], None]
@@ -30,8 +30,8 @@ def verify(
     """Check every hash, then run the artifact again on the kept samples; gives the manifest, measured anew.
 
     With `source`, the reference outputs are computed again too, and the source must be the one converted.
-    Raises SourceUnreadable for a damaged folder, UsageError for one without samples, and
-    FidelityBelowBudget where the outputs are too far from the source's.
+    Raises SourceUnreadable for a damaged folder, UsageError for one without samples, Unsupported where the
+    artifact cannot be run here, and FidelityBelowBudget where the outputs are too far from the source's.
     """
     found = manifest.read(folder)
     if found["state"] != "done":
@@ -54,7 +54,12 @@ def verify(
         job = _job(folder.resolve(), Path(scratch), found, source)
         done = isolate.run(job, on_progress=on_progress)
     compared = done[_looking(found)[1]].data
-    found["fidelity"] = compared["fidelity"]
+    if compared.get("not_checked"):
+        raise Unsupported(
+            f"the files have their hashes, and what they compute was not checked: {compared['not_checked']}",
+            where=str(folder),
+        )
+    found["fidelity"], found["proof"] = compared["fidelity"], compared.get("proof")
     found["audit"] = record.audit_entry(compared["audit"], asked["weights"], asked["compute"])
     found["measured"] = {
         **found["measured"], "latency_ms": compared["latency_ms"], "speed": compared.get("speed")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -95,12 +95,20 @@ def _check_forms(manifest: Mapping[str, Any], path: Path) -> None:
         texts = [entry.get("path"), entry.get("sha256")] if isinstance(entry, dict) else [None]
         if not all(isinstance(text, str) for text in texts):
             raise SourceUnreadable("is no path with a sha256", where=f"{path}: files[{index}]")
-    if manifest["artifact"] not in [entry["path"] for entry in manifest["files"]]:
+    if not _holds(manifest["artifact"], [entry["path"] for entry in manifest["files"]]):
         raise SourceUnreadable(f"{manifest['artifact']!r} is not among the files", where=f"{path}: artifact")
 
 
+def _holds(artifact: str, paths: Iterable[str]) -> bool:
+    """Whether the artifact is one of these files, or a folder with some of them in it, as a .mlpackage is."""
+    return any(path == artifact or (artifact and path.startswith(f"{artifact}/")) for path in paths)
+
+
 def check_hashes(folder: Path, manifest: Mapping[str, Any]) -> tuple[str, ...]:
-    """One sentence per file that is missing or differs from its entry. Paths that lead outside are refused."""
+    """One sentence per file that is missing, differs from its entry, or was put into the artifact's folder.
+
+    Paths that lead outside are refused.
+    """
     problems = []
     root = folder.resolve()
     for entry in manifest["files"]:
@@ -116,4 +124,15 @@ def check_hashes(folder: Path, manifest: Mapping[str, Any]) -> tuple[str, ...]:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
         if digest != entry["sha256"]:
             problems.append(f"{entry['path']} differs from its hash")
-    return tuple(problems)
+    return (*problems, *_added(folder, manifest))
+
+
+def _added(folder: Path, manifest: Mapping[str, Any]) -> list[str]:
+    """One sentence per file in the artifact's folder that the manifest does not list: a runtime may read it."""
+    artifact = folder / manifest["artifact"]
+    if not artifact.is_dir() or not artifact.resolve().is_relative_to(folder.resolve()):
+        return []
+    known = {entry["path"] for entry in manifest["files"]}
+    there = (path for path in artifact.rglob("*") if path.is_symlink() or not path.is_dir())
+    names = sorted(path.relative_to(folder).as_posix() for path in there)
+    return [f"{name} is not among the files of the manifest" for name in names if name not in known]

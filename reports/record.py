@@ -79,12 +79,14 @@ def build(
             "latency_ms": compared.data["latency_ms"],
             "peak_memory_bytes": compared.data["peak_memory_bytes"],
             "speed": compared.data.get("speed"),
-            "file_bytes": sum((Path(job.staging) / file).stat().st_size for file in exported.files),
+            "file_bytes": sum(stored_bytes(Path(job.staging) / file) for file in exported.files),
             "source_latency_ms": done[chosen.reference].data.get("source_latency_ms"),
             "conversion_seconds": round(made.seconds, 3),
             "conversion_peak_bytes": made.peak_bytes,
         },
         "fidelity": compared.data["fidelity"],
+        "not_checked": compared.data.get("not_checked"),
+        "proof": compared.data.get("proof"),
         "without_importance": compared.data.get("without_importance"),
         "sample": compared.data.get("sample"),
         "run": exported.data.get("run"),
@@ -97,6 +99,13 @@ def build(
         "warnings": warnings,
         "notes": [*exported.notes, *compared.notes],
     }
+
+
+def stored_bytes(path: Path) -> int:
+    """Bytes of a file, or of every file in a folder: a .mlpackage is one."""
+    if not path.is_dir():
+        return path.stat().st_size
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
 
 
 def audit_entry(raw: Mapping[str, Any] | None, weights: str, compute: str) -> dict[str, Any] | None:

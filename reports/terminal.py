@@ -126,13 +126,16 @@ def fidelity(console: Console, manifest: Mapping[str, Any]) -> None:
     """One line per output, and one for the audit."""
     fidelity_figures = manifest["fidelity"]
     if fidelity_figures is None:
-        console.print("fidelity: not checked, no runner here opens this format", style="yellow")
+        why = manifest.get("not_checked") or "no runner here opens this format"
+        console.print(Text(f"fidelity: not checked: {why}", style="yellow"))
         return
     console.print(f"fidelity on {figures.held_out(manifest)}:")
     for name, sentence in figures.fidelity_lines(fidelity_figures):
         console.print(Text(f"  {name}: {sentence}"))
     for name, sentence in language.fidelity_lines(manifest):
         console.print(Text(f"  {name}: {sentence}"))
+    if manifest.get("proof"):
+        console.print(Text(f"  {manifest['proof']}"))
     if manifest["audit"]:
         asked = manifest["audit"]["asked"]
         line = f"audit: {figures.percent(asked['weight_share'])} of the weight bytes are {asked['weights']}"

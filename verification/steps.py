@@ -52,14 +52,20 @@ def compare(job: Job, progress: Progress) -> Outcome:
     """Run the written artifact on the held-out samples and count what the file holds.
 
     Data: fidelity (figures per output), audit, latency_ms, peak_memory_bytes; figures that no runner or
-    auditor of this format can give are None. Raises ConversionFailed where the artifact does not load.
+    auditor of this format can give are None. `not_checked` says why an artifact could not be run at all, and
+    `proof` what running it shows where that is not its own runtime: then there are no figures of speed and
+    memory. Raises ConversionFailed where the artifact does not load.
     """
     artifact, file_format = Path(str(job.options["artifact"])), str(job.options["format"])
     progress("count the file", 0, 1)
     counted = audit.audit(artifact, file_format)
     memory = PeakMemory()
+    runner: runners.Runner | None = None
+    unknown = ""
     try:
         runner = runners.load(artifact, file_format, threads=int(job.options["threads"]))
+    except runners.NotChecked as error:
+        unknown = str(error)
     except Exception as error:
         raise ConversionFailed(
             f"the written file does not load in its runtime: {error}", where=artifact.name
@@ -69,11 +75,18 @@ def compare(job: Job, progress: Progress) -> Outcome:
         "fidelity": None,
         "latency_ms": None,
         "peak_memory_bytes": None,
+        "proof": getattr(runner, "proof", None),
     }
     if runner is not None:
-        data["fidelity"] = _fidelity(job, runner, progress)
-        data["latency_ms"] = latency_ms(runner.invoke)
-        data["peak_memory_bytes"] = memory.grown()
+        try:
+            data["fidelity"] = _fidelity(job, runner, progress)
+        except runners.NotChecked as error:
+            unknown = str(error)
+        else:
+            if data["proof"] is None:
+                data["latency_ms"] = latency_ms(runner.invoke)
+                data["peak_memory_bytes"] = memory.grown()
+    data["not_checked"] = unknown or None
     return Outcome(data=data)
 
 

@@ -56,4 +56,12 @@ def test_what_comes_from_outside_is_escaped() -> None:
 
 
 def test_what_was_not_checked_is_said() -> None:
-    assert "Not checked" in html.render(manifest(fidelity=None, audit=None))
+    assert "Not checked: no runner" in html.render(manifest(fidelity=None, audit=None))
+    page = html.render(manifest(fidelity=None, not_checked="op fancy_op"))
+    assert "Not checked: op fancy_op" in page
+    assert "no runner" not in page
+
+
+def test_what_the_check_proves_stands_beside_its_figures() -> None:
+    page = html.render(manifest(proof="The graph that was written, not Apple's kernels."))
+    assert "not Apple&#39;s kernels" in page

@@ -79,6 +79,41 @@ def test_what_we_do_not_write_is_named(folder: Path, key: str, value: object, wh
     assert caught.value.where.endswith(f"manifest.json: {where}")
 
 
+@pytest.fixture
+def package(tmp_path: Path, folder: Path) -> Path:
+    """The folder whose artifact is a folder itself, as a .mlpackage is."""
+    (tmp_path / "model.mlpackage" / "Data").mkdir(parents=True)
+    (tmp_path / "model.mlpackage" / "Manifest.json").write_text("{}")
+    (tmp_path / "model.mlpackage" / "Data" / "weight.bin").write_bytes(b"weights")
+    content = json.loads((folder / "manifest.json").read_text())
+    given = {"artifact": "model.mlpackage", "files": manifest.file_entries(tmp_path)}
+    manifest.write(folder, {**content, **given})
+    return folder
+
+
+def test_an_artifact_may_be_a_folder_of_files(package: Path) -> None:
+    found = manifest.read(package)
+    assert "model.mlpackage/Data/weight.bin" in [entry["path"] for entry in found["files"]]
+    assert manifest.check_hashes(package, found) == ()
+
+
+def test_what_was_put_into_the_artifacts_folder_is_named(package: Path) -> None:
+    (package / "model.mlpackage" / "Data" / "more.bin").write_bytes(b"")
+    (package / "model.mlpackage" / "link").symlink_to("/etc")
+    assert manifest.check_hashes(package, manifest.read(package)) == (
+        "model.mlpackage/Data/more.bin is not among the files of the manifest",
+        "model.mlpackage/link is not among the files of the manifest",
+    )
+
+
+@pytest.mark.parametrize("artifact", ["model.mlpack", "", "/", "model.mlpackage/../..", "."])
+def test_a_folder_that_holds_none_of_the_files_is_no_artifact(package: Path, artifact: str) -> None:
+    content = json.loads((package / "manifest.json").read_text())
+    manifest.write(package, {**content, "artifact": artifact})
+    with pytest.raises(SourceUnreadable, match="not among the files"):
+        manifest.read(package)
+
+
 def test_no_manifest_at_all_is_a_usage_error(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"manifest\.json"):
         manifest.read(tmp_path)

@@ -12,12 +12,22 @@ if TYPE_CHECKING:
     import numpy as np
 
 
+class NotChecked(Exception):
+    """The artifact may be right, but nothing here can run it; the message says why, as in "op fancy_op".
+
+    Verification then says "not checked: op fancy_op", and never that it passed.
+    """
+
+
 class Runner(Protocol):
     """One loaded artifact. Names, layout and static shapes are the artifact's; values are real numbers.
 
     A runner hides the boundary's dtype: it quantizes a float feed with the artifact's own scale and zero
     point where the input is integer-quantized, dequantizes such outputs, and casts integer ids (int64 to
     int32) where the artifact wants that.
+
+    A runner that is not the artifact's own runtime says so by a further attribute `proof`: a sentence on what
+    running it shows. Its speed and memory are then no figures of the artifact.
     """
 
     @property
