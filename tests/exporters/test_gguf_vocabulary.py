@@ -164,7 +164,7 @@ DAMAGED: dict[str, tuple[Callable[[Path], Any], type[ModelportError], str]] = {
         SourceUnreadable,
         "tokenizer.json: is not readable JSON",
     ),
-    "no tokenizer": (lambda f: (f / "tokenizer.json").unlink(), Unsupported, "has no tokenizer"),
+    "no tokenizer": (lambda f: (f / "tokenizer.json").unlink(), SourceUnreadable, "has no tokenizer"),
     "no model": (lambda f: put(f, "tokenizer.json", {}), SourceUnreadable, "model: is missing"),
     "WordPiece": (
         lambda f: change(f, "tokenizer.json", lambda v: v["model"].update(type="WordPiece")),

@@ -145,7 +145,7 @@ class Files:
                     where=self.place("tokenizer.json", "model.type"),
                 )
         elif not self.has("tokenizer.model") and not (self.has("vocab.json") and self.has("merges.txt")):
-            raise Unsupported(
+            raise SourceUnreadable(
                 "has no tokenizer: neither tokenizer.json nor tokenizer.model nor vocab.json with merges.txt",
                 where=str(self.folder),
                 mend="Load the tokenizer with transformers and save it there"
