@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import importlib.util
 import os
 import random
@@ -253,6 +254,7 @@ def _declare(ggml: ctypes.CDLL) -> None:
     ggml.ggml_quantize_chunk.argtypes = [ctypes.c_int, pointer, pointer, wide, wide, wide, pointer]
 
 
+@functools.cache
 def _sample(width: int, rows: int) -> array[float]:
     """Weights of several magnitudes, with a row of zeros and a constant one among them; the same every time."""
     draw = random.Random(width).random

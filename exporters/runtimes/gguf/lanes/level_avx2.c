@@ -19,6 +19,9 @@ INLINE void store(float *p, vf a) { _mm256_storeu_ps(p, a); }
 INLINE vf all(float a) { return _mm256_set1_ps(a); }
 INLINE vf smaller(vf a, vf b) { return _mm256_min_ps(a, b); }
 INLINE vf larger(vf a, vf b) { return _mm256_max_ps(a, b); }
+/* For numbers that are no NaN, and a positive top, as integers: those units have less to do than the floats'. */
+INLINE vf at_least_zero(vf a) { return (vf)_mm256_max_epi32((__m256i)a, _mm256_setzero_si256()); }
+INLINE vf at_most(vf a, vf top) { return (vf)_mm256_min_epi32((__m256i)a, (__m256i)top); }
 INLINE vf magnitude(vf a) { return _mm256_andnot_ps(all(-0.f), a); }
 INLINE vf root(vf a) { return _mm256_sqrt_ps(a); }
 INLINE vf rounded(vf a) { return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }

@@ -33,6 +33,8 @@ INLINE vf smaller(vf a, vf b) { return pick(a < b, a, b); }
 INLINE vf larger(vf a, vf b) { return pick(a > b, a, b); }
 INLINE vf root(vf a) { return (vf){sqrtf(a[0]), sqrtf(a[1]), sqrtf(a[2]), sqrtf(a[3])}; }
 #endif
+INLINE vf at_least_zero(vf a) { return larger(a, all(0)); }
+INLINE vf at_most(vf a, vf top) { return smaller(a, top); }
 #if defined(__aarch64__)
 #include <arm_neon.h>
 INLINE vf rounded(vf a) { return (vf)vrndnq_f32((float32x4_t)a); }

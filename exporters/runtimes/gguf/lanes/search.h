@@ -64,7 +64,7 @@ INLINE void begin(struct walk *s, const float *x, const float *w, int n, int nma
     s->error = zero;
     for (int i = 0; i < n; ++i) {
         value = load(x + i * COLUMNS);
-        vf level = smaller(larger(rounded(s->best_step * (value - min)), zero), top);
+        vf level = at_most(at_least_zero(rounded(s->best_step * (value - min))), top);
         s->error = add_error(s->error, s->scale, level, min, value, load(w + i * COLUMNS), mad);
     }
 }
@@ -72,8 +72,8 @@ INLINE void begin(struct walk *s, const float *x, const float *w, int n, int nma
 struct sums { vf levels, squares, products; };
 
 INLINE vf add_level(struct sums *s, vf step, vf min, vf top, vf value, vf weight, int capped) {
-    vf level = larger(rounded(step * (value - min)), all(0));
-    if (capped) level = smaller(level, top);
+    vf level = at_least_zero(rounded(step * (value - min)));
+    if (capped) level = at_most(level, top);
     vf wl = weight * level;
     s->levels = s->levels + wl;
     s->squares = s->squares + wl * level;

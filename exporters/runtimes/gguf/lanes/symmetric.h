@@ -30,7 +30,7 @@ struct try { vf step, products, squares; };
 INLINE void add_signed(struct try *t, vf x, vf w, vf wx, int nmax, int below, int above) {
     vf level = rounded(t->step * x);
     if (below) level = larger(level, all(-nmax));
-    if (above) level = smaller(level, all(nmax - 1));
+    if (above) level = at_most(level, all(nmax - 1));
     t->products = t->products + wx * level;
     t->squares = t->squares + w * level * level;
 }
@@ -113,8 +113,14 @@ INLINE unsigned refine_vector(const float *x, int n, int nmax, float *scale, flo
         for (int i = 0; i < n; ++i) {
             vf level = load(levels + i * COLUMNS), weight = load(square + i * W), weighted = load(wx + i * W);
             vf p = products - weighted * level, s = squares - weight * level * level;
+            vf target = load(x + i * COLUMNS) * s, off = target - level * p;
             vm open = less(zero, p);
-            vf wanted = load(x + i * COLUMNS) * s / p;
+            /* Within 0.499 of its level, or beyond the last one but not so far that the rounding trick wraps, it
+             * would round to the level that it has. */
+            vm beyond = either(both(equal(level, high), less(zero, off)), both(equal(level, low), less(off, zero)));
+            vm stays = either(less(magnitude(off), all(0.499f) * p), both(beyond, less(magnitude(off), all(0x1p20f) * p)));
+            if (!lanes(except(open, stays))) continue;
+            vf wanted = target / p;
             odd = either(odd, except(open, less(magnitude(wanted), all(0x1p21f))));
             wanted = smaller(larger(rounded(wanted), low), high);
             open = except(open, equal(wanted, level));
