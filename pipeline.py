@@ -14,7 +14,7 @@ from .exporters import foresee, plan, staging
 from .reports import manifest, record
 from .request import Request
 from .sources.source import Source
-from .targets import feasibility, figures, host, memory, registry
+from .targets import engines, feasibility, figures, host, memory, registry
 from .targets.card import QuantScheme, Target
 from .targets.device import Device
 from .targets.errors import DoesNotFit, FidelityBelowBudget, Unsupported, UsageError
@@ -86,6 +86,7 @@ def check(request: Request) -> Check:
             context=request.context,
             sequence=request.sequence,
             sizes=counted,
+            units=engines.UNITS[request.compute_units] if request.compute_units else (),
             alternatives=not alone,
         )
         return dataclasses.replace(verdict, basis=(*verdict.basis, why)) if why else verdict

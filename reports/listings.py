@@ -253,8 +253,14 @@ def device(found: Device) -> None:
         ("memory_bytes", figures.size(found.memory_bytes)),
         ("usable_fraction", figures.percent(found.usable_fraction)),
         ("bandwidth", "–" if found.bandwidth is None else f"{figures.size(found.bandwidth)}/s"),
+        *((f"app_memory.{version}", figures.size(most)) for version, most in found.app_memory.items()),
         ("flash_bytes", figures.size(found.flash_bytes)),
-        *((f"peak.{dtype}", _rate(rate)) for dtype, rate in (found.peak or {}).items()),
+        *(
+            (f"engines.{engine}.{dtype}", _rate(rate))
+            for engine, rates in found.engines.items()
+            for dtype, rate in rates.items()
+        ),
+        *((f"peak.{dtype}", _rate(rate)) for dtype, rate in (found.peak or {}).items() if not found.engines),
     ]
     for key, value in rows:
         table.add_row(key, value, "estimate" if found.is_estimate(key) else "published")

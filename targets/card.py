@@ -46,6 +46,8 @@ class QuantScheme:
     """Bits per element of biases, norms and other rank-1 weights."""
     kv: str = "float16"
     """Dtype of the KV cache of a language model."""
+    aliases: tuple[str, ...] = ()
+    """Other names of this scheme."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,10 @@ class Limits:
 
     max_file_bytes: int | None = None
     max_memory_bytes: int | None = None
+    file_limit_of: str = ""
+    """Whose limit `max_file_bytes` is, for people; "": the format's."""
+    prompt_bytes: int | None = None
+    """Above this the store asks before it downloads over a mobile network; nothing is refused for it."""
 
 
 @dataclass(frozen=True)
@@ -117,8 +123,9 @@ class Target:
 
     def scheme(self, name: str) -> QuantScheme:
         """The scheme called `name`; UsageError with the closest names when there is none."""
-        if name in self.schemes:
-            return self.schemes[name]
+        for scheme in self.schemes.values():
+            if name in (scheme.name, *scheme.aliases):
+                return scheme
         raise UsageError(
             f"target '{self.name}' has no scheme '{name}'",
             where="--quant",
@@ -215,6 +222,7 @@ def _read_scheme(name: str, table: Table) -> QuantScheme:
         conv_bits=table.number("conv_bits", None, high=64),
         vector_bits=table.number("vector_bits", 32.0, high=64),
         kv=table.text("kv", "float16", choices=DTYPE_BITS),
+        aliases=tuple(check_name(alias, table.where("aliases")) for alias in table.texts("aliases", ())),
     )
     table.done()
     return scheme
@@ -234,7 +242,12 @@ def _read_refused(table: Table) -> dict[str, Refusal]:
 
 
 def _read_limits(table: Table) -> Limits:
-    limits = Limits(table.count("max_file_bytes", None), table.count("max_memory_bytes", None))
+    limits = Limits(
+        table.count("max_file_bytes", None),
+        table.count("max_memory_bytes", None),
+        table.text("file_limit_of", ""),
+        table.count("prompt_bytes", None),
+    )
     table.done()
     return limits
 
@@ -268,5 +281,9 @@ def _check(target: Target, table: Table) -> None:
     for kind in target.sources:
         if kind in target.refused:
             raise table.fail(f"refused.{kind}", "the kind is in `sources` too", "Remove one of the two")
+    names = [name for scheme in target.schemes.values() for name in (scheme.name, *scheme.aliases)]
+    if len(set(names)) != len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise table.fail("quant", f"two schemes are called '{twice}'", "Rename one of the two")
     if target.name in target.aliases:
         raise table.fail("aliases", f"repeats the name '{target.name}'", "Remove it")

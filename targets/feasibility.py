@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from . import memory
@@ -31,6 +31,7 @@ def judge(
     context: int | None = None,
     sequence: int | None = None,
     sizes: Mapping[str, Size] | None = None,
+    units: Sequence[str] = (),
     alternatives: bool = True,
 ) -> Verdict:
     """Whether the model fits, and what it will cost; with what would fit instead where it does not.
@@ -47,12 +48,14 @@ def judge(
             own, up to 4096.
         sequence: Tokens of the prompt; language models only. Default: 512, or half the context.
         sizes: Sizes by scheme that the exporter counted; where there are none, they are estimated.
+        units: The engines that may be used, of a device that has several; empty for all.
         alternatives: Whether to look for what would fit where it does not.
 
     Raises:
         UsageError: batch, context or sequence make no sense.
     """
-    case = replace(_case(facts, target, device, scheme, batch, context, sequence), sizes=sizes or {})
+    case = _case(facts, target, device, scheme, batch, context, sequence)
+    case = replace(case, sizes=sizes or {}, units=tuple(units))
     verdict = assess(case)
     if verdict.verdict != "does not fit" or not alternatives:
         return verdict
@@ -166,10 +169,7 @@ def _compare(
     if usable is None:
         unknown.append(f"the memory of {device.name} is not known: a device file of your own can tell it")
     else:
-        formula = (
-            f"{size(device.memory_bytes or 0)} of {device.name} x {device.usable_fraction:g} for one program"
-        )
-        terms.append(Term("usable memory", float(usable), "B", formula, device.usable_fraction < 1))
+        terms += _usable_terms(device, usable)
         if at_least > usable:
             failed.append(
                 f"it needs {size(at_least)} of memory, and {device.name} has {size(usable)} to give"
@@ -183,7 +183,7 @@ def _compare(
         unknown.append(f"memory beyond {size(at_least)}: {total.formula.rpartition('; ')[2]}")
     for name, limit, owner in (
         ("flash", device.flash_bytes, device.name),
-        ("largest file", limits.max_file_bytes, case.target.format),
+        ("largest file", limits.max_file_bytes, limits.file_limit_of or case.target.format),
     ):
         if limit is None:
             continue
@@ -201,6 +201,27 @@ def _compare(
     return terms, failed, unknown
 
 
+def _usable_terms(device: Device, usable: int) -> list[Term]:
+    """What one program can have: by version of the system where that is known, else a share of the memory."""
+    if not device.app_memory:
+        share = (
+            f"{size(device.memory_bytes or 0)} of {device.name} x {device.usable_fraction:g} for one program"
+        )
+        return [Term("usable memory", float(usable), "B", share, device.usable_fraction < 1)]
+    estimate = device.is_estimate("app_memory")
+    return [
+        Term(
+            "usable memory",
+            float(nbytes),
+            "B",
+            f"one app on {device.name} from {version} on"
+            + (": the least counts" if nbytes == usable else ""),
+            estimate,
+        )
+        for version, nbytes in device.app_memory.items()
+    ]
+
+
 def _basis(case: Case) -> tuple[str, ...]:
     """What the figures rest on, in sentences."""
     device = case.device
@@ -215,6 +236,12 @@ def _basis(case: Case) -> tuple[str, ...]:
             said.append(f"the model was made for {case.facts.llm.context} tokens, fewer than this context")
         if case.counts.experts:
             said.append("a mixture of experts: every expert counts as read, so decoding is an upper bound")
+    prompt = case.target.limits.prompt_bytes
+    if prompt is not None:
+        stored = memory.stored_bytes(case.counts, case.scheme)
+        said += [f"above {size(prompt)} the store asks before it downloads over a mobile network"] * (
+            stored > prompt
+        )
     estimated = sorted(device.estimates - {"launch_us"})
     if estimated:
         said.append(

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from .card import QuantScheme
-from .device import Device
+from .device import Device, Rate
 from .facts import DTYPE_BITS, LlmFacts, OpFact
+from .placement import Placed, narrow, place
 
 EFFICIENCY: Mapping[str, float] = {
     "conv": 0.9, "depthwise": 0.35, "gemm": 0.8, "matmul": 0.5, "recurrent": 0.4,
@@ -84,6 +85,8 @@ class GraphTime:
     """What would have to be known, as sentences."""
     dtypes: tuple[str, ...]
     """The dtypes whose peak rates counted."""
+    placed: Placed | None = None
+    """Which engine runs what, on a device that has several."""
 
 
 def op_dtype(op: OpFact, scheme: QuantScheme) -> str:
@@ -109,16 +112,21 @@ def op_bytes(op: OpFact, scheme: QuantScheme, batch: int) -> float:
     return op.weights * bits / 8 + op.activations * batch * DTYPE_BITS[scheme.activations] / 8
 
 
-def graph_time(ops: Sequence[OpFact], scheme: QuantScheme, device: Device, batch: int) -> GraphTime:
-    """The document's terms and the roofline of a whole graph, operator by operator."""
+def graph_time(
+    ops: Sequence[OpFact], scheme: QuantScheme, device: Device, batch: int, units: Sequence[str] = ()
+) -> GraphTime:
+    """The document's terms and the roofline of a whole graph, operator by operator.
+
+    `units` are the engines that may be used, of a device that has several; empty for all.
+    """
     if not ops:
         return GraphTime(None, 0.0, None, None, None, ("the graph, which this source does not carry",), ())
-    rates = {dtype: device.rate(dtype) for dtype in {op_dtype(op, scheme) for op in ops}}
-    missing = _missing(ops, scheme, device)
+    placed = Placed() if device.engines else None
+    rates: list[Rate | None] = [_rate(op, scheme, device, units, placed) for op in ops]
+    missing = _missing(ops, scheme, device, rates)
     overhead = (device.launch_us or 0.0) * 1e-6
     flops = moved = compute = memory = roofline = 0.0
-    for op in ops:
-        rate = rates[op_dtype(op, scheme)]
+    for op, rate in zip(ops, rates, strict=True):
         work = (op.flops or 0) * batch
         nbytes = op_bytes(op, scheme, batch)
         op_compute = compute_seconds(work, rate.ops, EFFICIENCY[op.op_class]) if rate else 0.0
@@ -136,19 +144,37 @@ def graph_time(ops: Sequence[OpFact], scheme: QuantScheme, device: Device, batch
         memory=memory if device.bandwidth else None,
         roofline=None if missing else roofline,
         missing=missing,
-        dtypes=tuple(sorted({rate.dtype for rate in rates.values() if rate})),
+        dtypes=tuple(sorted({rate.dtype for rate in rates if rate})),
+        placed=placed,
     )
 
 
-def _missing(ops: Sequence[OpFact], scheme: QuantScheme, device: Device) -> tuple[str, ...]:
+def _rate(
+    op: OpFact, scheme: QuantScheme, device: Device, units: Sequence[str], placed: Placed | None
+) -> Rate | None:
+    """The rate that one operator computes at; on a device with engines it is placed, and counted in `placed`."""
+    dtype = op_dtype(op, scheme)
+    if placed is None:
+        return device.rate(dtype)
+    where = place(op, narrow(dtype, scheme), device, units)
+    placed.operators[where.engine] += 1
+    if where.left is not None:
+        placed.left[(op.kind, where.left)] += 1
+    return where.rate
+
+
+def _missing(
+    ops: Sequence[OpFact], scheme: QuantScheme, device: Device, rates: Sequence[Rate | None]
+) -> tuple[str, ...]:
     reasons = []
     unknown = sorted({op.kind for op in ops if op.flops is None and op.op_class not in FREE})
     if unknown:
         more = f" and {len(unknown) - 3} more kinds" if len(unknown) > 3 else ""
         reasons.append(f"the FLOPs of {', '.join(unknown[:3])}{more}")
     # An operator that computes nothing needs no rate.
-    needed = sorted({op_dtype(op, scheme) for op in ops if op.flops})
-    lacking = [dtype for dtype in needed if device.rate(dtype) is None]
+    lacking = sorted(
+        {op_dtype(op, scheme) for op, rate in zip(ops, rates, strict=True) if op.flops and rate is None}
+    )
     if lacking:
         reasons.append(f"a rate of {device.name} for {', '.join(lacking)}")
     if device.bandwidth is None:

@@ -41,6 +41,8 @@ class Case:
     """Tokens of the answer; 0 for a graph."""
     asked_prompt: int | None = None
     """The length of the prompt that the user gave; None when `prompt` is the default for the context."""
+    units: tuple[str, ...] = ()
+    """The engines that may be used, of a device that has several; empty: all."""
     sizes: Mapping[str, Size] = field(default_factory=dict)
     """What the exporter counted beforehand, by scheme; empty where it cannot or was not asked."""
 
