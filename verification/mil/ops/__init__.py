@@ -28,9 +28,39 @@ All op versions of iOS15 to iOS18 share a name and one function.
 from __future__ import annotations
 
 from ..values import OpFunction
-from . import elementwise
+from . import (
+    attention,
+    constexpr,
+    control,
+    creation,
+    elementwise,
+    gather,
+    layout,
+    normalisation,
+    ordering,
+    quantization,
+    recurrent,
+    resize,
+    sampling,
+    scatter,
+)
 
-FAMILIES = (elementwise,)
+FAMILIES = (
+    attention,
+    constexpr,
+    control,
+    creation,
+    elementwise,
+    gather,
+    layout,
+    normalisation,
+    ordering,
+    quantization,
+    recurrent,
+    resize,
+    sampling,
+    scatter,
+)
 
 OPS: dict[str, OpFunction] = {name: function for family in FAMILIES for name, function in family.OPS.items()}
 """Op type to function."""
