@@ -41,6 +41,18 @@ MAX_ELEMENTS = 1 << 31
 """Most elements of one value: what a damaged shape may not exceed (8 GiB of float32)."""
 
 
+def stored(value: Value, dtype: str, rounding: bool) -> Value:
+    """`value` in the carrier of `dtype`; with `rounding`, fp16 as a device stores it (beyond 65504 it is infinite).
+
+    The only place where anything is rounded to float16.
+    """
+    if not isinstance(value, Tensor) or dtype not in CARRIERS:
+        return value
+    if rounding and dtype == "fp16":
+        return value.half().float()
+    return value.to(CARRIERS[dtype])
+
+
 def bounded(shape: Iterable[int], what: str) -> tuple[int, ...]:
     """`shape` as a tuple, refused where a size is negative or the elements exceed `MAX_ELEMENTS`.
 

@@ -29,37 +29,49 @@ from __future__ import annotations
 
 from ..values import OpFunction
 from . import (
+    activation,
     attention,
     constexpr,
     control,
+    convolution,
     creation,
     elementwise,
     gather,
     layout,
+    linear,
     normalisation,
     ordering,
+    pooling,
     quantization,
     recurrent,
+    reduction,
     resize,
     sampling,
     scatter,
+    shape,
 )
 
 FAMILIES = (
+    activation,
     attention,
     constexpr,
     control,
+    convolution,
     creation,
     elementwise,
     gather,
     layout,
+    linear,
     normalisation,
     ordering,
+    pooling,
     quantization,
     recurrent,
+    reduction,
     resize,
     sampling,
     scatter,
+    shape,
 )
 
 OPS: dict[str, OpFunction] = {name: function for family in FAMILIES for name, function in family.OPS.items()}
