@@ -89,7 +89,8 @@ def run(
         dtype,
         values.ctypes.data,
         out.ctypes.data,
-        *values.shape,
+        values.shape[0],
+        values.shape[1],
         None if importance is None else importance.ctypes.data,
         via=via,
     )
