@@ -23,7 +23,7 @@ HELD = 60.0
 
 
 @dataclass(frozen=True)
-class _Layer:
+class Layer:
     """One direction of one layer, in torch's layout: gates stacked on axis 0."""
 
     weight_ih: Array
@@ -38,7 +38,7 @@ class _Call:
 
     x: Any
     states: tuple[Any, ...]
-    layers: tuple[tuple[_Layer, ...], ...]
+    layers: tuple[tuple[Layer, ...], ...]
     """By layer, by direction (forward, backward)."""
     batch_first: bool
 
@@ -70,15 +70,15 @@ def _array(parameter: Any, node: Any) -> Array:
     return array
 
 
-def _layer(arrays: Sequence[Array], gates: int) -> _Layer:
+def _layer(arrays: Sequence[Array], gates: int) -> Layer:
     import numpy as np
 
     none = np.zeros(arrays[1].shape[1] * gates, arrays[1].dtype)
     bias_ih, bias_hh = arrays[2:] if len(arrays) == 4 else (none, none)
-    return _Layer(arrays[0], arrays[1], bias_ih, bias_hh)
+    return Layer(arrays[0], arrays[1], bias_ih, bias_hh)
 
 
-Step = Callable[[Any, tuple[Any, ...], _Layer], tuple[Any, ...]]
+Step = Callable[[Any, tuple[Any, ...], Layer], tuple[Any, ...]]
 """One layer in one direction: x (sequence, batch, input), initial states (batch, hidden) -> sequence, states."""
 
 
@@ -119,10 +119,11 @@ def _state(state: Any, position: int) -> Any:
 
 def gru(context: Any, node: Any) -> None:
     """torch: n = tanh(W_in x + b_in + r * (W_hn h + b_hn)); MIL: o = tanh(W_io x + b_o + r * (W_ho h))."""
-    _run(_call(context, node, 3), _gru_step, context, node)
+    _run(_call(context, node, 3), gru_step, context, node)
 
 
-def _gru_step(x: Any, initial: tuple[Any, ...], layer: _Layer) -> tuple[Any, ...]:
+def gru_step(x: Any, initial: tuple[Any, ...], layer: Layer) -> tuple[Any, ...]:
+    """One GRU layer in one direction: x (sequence, batch, input) -> all hidden states, and the last."""
     from coremltools.converters.mil import Builder as mb
 
     hidden = layer.weight_hh.shape[1]
@@ -147,7 +148,7 @@ def _gates(array: Array, order: Sequence[int], count: int) -> list[Array]:
     return [parts[index] for index in order]
 
 
-def _gru_weights(layer: _Layer) -> tuple[Array, Array, Array]:
+def _gru_weights(layer: Layer) -> tuple[Array, Array, Array]:
     """Weights and bias in MIL's order of gates (reset, new, update), where torch has reset, update, new."""
     import numpy as np
 
@@ -161,7 +162,7 @@ def _gru_weights(layer: _Layer) -> tuple[Array, Array, Array]:
     )
 
 
-def _gru_with_unit(layer: _Layer) -> tuple[Array, Array, Array]:
+def _gru_with_unit(layer: Layer) -> tuple[Array, Array, Array]:
     """The same with a last hidden unit that stays 1, and whose weight into the new gate is torch's b_hn."""
     import numpy as np
 
@@ -191,10 +192,11 @@ def _columns(x: Any, begin: int, end: int) -> Any:
 
 def lstm(context: Any, node: Any) -> None:
     """torch's gates are input, forget, cell, output; MIL's are input, forget, output, cell."""
-    _run(_call(context, node, 4), _lstm_step, context, node)
+    _run(_call(context, node, 4), lstm_step, context, node)
 
 
-def _lstm_step(x: Any, initial: tuple[Any, ...], layer: _Layer) -> tuple[Any, ...]:
+def lstm_step(x: Any, initial: tuple[Any, ...], layer: Layer) -> tuple[Any, ...]:
+    """One LSTM layer in one direction: x (sequence, batch, input) -> all hidden states, the last, the last cell."""
     import numpy as np
     from coremltools.converters.mil import Builder as mb
 
@@ -213,24 +215,29 @@ def _lstm_step(x: Any, initial: tuple[Any, ...], layer: _Layer) -> tuple[Any, ..
 
 
 def _rnn(activation: str) -> Callable[[Any, Any], None]:
-    def step(x: Any, initial: tuple[Any, ...], layer: _Layer) -> tuple[Any, ...]:
-        from coremltools.converters.mil import Builder as mb
-
-        sequence, last = mb.rnn(
-            x=x,
-            initial_h=initial[0],
-            weight_ih=layer.weight_ih,
-            weight_hh=layer.weight_hh,
-            bias=layer.bias_ih + layer.bias_hh,
-            output_sequence=True,
-            activation=activation,
-        )
-        return sequence, last
+    def step(x: Any, initial: tuple[Any, ...], layer: Layer) -> tuple[Any, ...]:
+        return rnn_step(x, initial, layer, activation)
 
     def translate(context: Any, node: Any) -> None:
         _run(_call(context, node, 1), step, context, node)
 
     return translate
+
+
+def rnn_step(x: Any, initial: tuple[Any, ...], layer: Layer, activation: str) -> tuple[Any, ...]:
+    """One layer of h = activation(W x + b + U h); `activation` is tanh or relu."""
+    from coremltools.converters.mil import Builder as mb
+
+    sequence, last = mb.rnn(
+        x=x,
+        initial_h=initial[0],
+        weight_ih=layer.weight_ih,
+        weight_hh=layer.weight_hh,
+        bias=layer.bias_ih + layer.bias_hh,
+        output_sequence=True,
+        activation=activation,
+    )
+    return sequence, last
 
 
 TRANSLATIONS: Mapping[str, Callable[[Any, Any], None]] = {
