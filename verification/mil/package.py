@@ -139,6 +139,7 @@ def _feature(message: Message) -> Feature:
         inner = inner.message(1, "arrayType")
     if inner is None or found not in (4, 5, 8):
         return Feature(name, _KINDS[found], optional=optional, description=description)
+    shape: tuple[int, ...]
     if found == 4:
         sizes, ranges = _image_flexibility(inner)
         shape = (inner.integer(2), inner.integer(1))

@@ -18,7 +18,7 @@ An operator is a plain function
   inputs, and must never write into them (constants are views of the mapped weight file).
 - An output that may be far larger than the inputs (tile, fill, one_hot, pad, ...) is checked by
   `values.bounded(shape, op.name)` before it is allocated. Nothing from the model is executed.
-- A mode that it does not know raises `values.SourceUnreadable` or, for a known but unwritten one,
+- A mode that it does not know raises `targets.errors.SourceUnreadable` or, for a known but unwritten one,
   `program.UnknownOperator.at(op.name, f"{op.type} with mode={mode}")`, so that it is reported as not checked.
 
 A family module holds its functions and one dict `OPS: dict[str, OpFunction]` at its end; it is listed in `FAMILIES`.

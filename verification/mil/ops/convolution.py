@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch.nn.functional as F
 
+from ....targets.errors import SourceUnreadable
 from ..program import Operation
-from ..values import Inputs, OpFunction, SourceUnreadable, Tensor, bounded
+from ..values import Inputs, OpFunction, Tensor, bounded
 from .windows import flat, paddings, spatial
 
 _CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}

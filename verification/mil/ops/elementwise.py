@@ -6,8 +6,9 @@ from collections.abc import Callable
 
 import torch
 
+from ....targets.errors import SourceUnreadable
 from ..program import Operation
-from ..values import CARRIERS, Inputs, OpFunction, SourceUnreadable, Tensor
+from ..values import CARRIERS, Inputs, OpFunction, Tensor
 
 
 def unary(function: Callable[[Tensor], Tensor]) -> OpFunction:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+from ....targets.errors import SourceUnreadable
 from ..program import Operation
-from ..values import Inputs, OpFunction, SourceUnreadable, Tensor
+from ..values import Inputs, OpFunction, Tensor
 
 
 def linear(op: Operation, x: Inputs) -> tuple[Tensor, ...]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+from ....targets.errors import SourceUnreadable
 from ..program import Operation
-from ..values import Inputs, OpFunction, SourceUnreadable, Tensor, bounded
+from ..values import Inputs, OpFunction, Tensor, bounded
 from .windows import flat, paddings, spatial
 
 _MAX = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}

@@ -7,8 +7,9 @@ import math
 import torch
 import torch.nn.functional as F
 
+from ....targets.errors import SourceUnreadable
 from ..program import Operation, UnknownOperator
-from ..values import Inputs, OpFunction, SourceUnreadable, Tensor, bounded
+from ..values import Inputs, OpFunction, Tensor, bounded
 
 
 def _where(op: Operation, name: str) -> str:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ....targets.errors import SourceUnreadable
 from ..program import Operation, UnknownOperator
-from ..values import Inputs, SourceUnreadable
+from ..values import Inputs
 
 
 def spatial(x: Inputs, name: str, count: int, default: int = 1) -> tuple[int, ...]:
