@@ -17,17 +17,29 @@ class Port:
     """How one input or output of the artifact answers to the source's.
 
     `source` is the source's name, `artifact` the artifact's. `permutation` is the axis order that turns the
-    source's array into the artifact's (`numpy.transpose`), empty when the layout is the same.
+    source's array into the artifact's (`numpy.transpose`), empty when the layout is the same. Where the artifact
+    takes an image and computes the source's values from its pixels, by channel (axis 1): value = pixel * scale + bias.
     """
 
     source: str
     artifact: str
     permutation: tuple[int, ...] = ()
+    scale: tuple[float, ...] = ()
+    bias: tuple[float, ...] = ()
 
     @classmethod
     def read(cls, raw: Iterable[Mapping[str, Any]]) -> tuple[Port, ...]:
         """Ports as JSON gives them: a list of objects."""
-        return tuple(cls(port["source"], port["artifact"], tuple(port["permutation"])) for port in raw)
+        return tuple(
+            cls(
+                port["source"],
+                port["artifact"],
+                tuple(port["permutation"]),
+                tuple(port.get("scale", ())),
+                tuple(port.get("bias", ())),
+            )
+            for port in raw
+        )
 
 
 @dataclass(frozen=True)

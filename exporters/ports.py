@@ -14,13 +14,24 @@ if TYPE_CHECKING:
 
 
 def to_artifact(feed: Arrays, ports: Iterable[Port]) -> dict[str, np.ndarray[Any, Any]]:
-    """A feed by source names and layout as one by the artifact's."""
-    return {
-        port.artifact: feed[port.source].transpose(port.permutation)
-        if port.permutation
-        else feed[port.source]
-        for port in ports
-    }
+    """A feed by source names, layout and values as one by the artifact's."""
+    return {port.artifact: _pixels(_turned(feed[port.source], port), port) for port in ports}
+
+
+def _turned(array: np.ndarray[Any, Any], port: Port) -> np.ndarray[Any, Any]:
+    return array.transpose(port.permutation) if port.permutation else array
+
+
+def _pixels(array: np.ndarray[Any, Any], port: Port) -> np.ndarray[Any, Any]:
+    """The pixels from which the artifact computes these values; they are not rounded to those that an image has."""
+    if not port.scale:
+        return array
+    import numpy as np
+
+    axes = (1, -1) + (1,) * (array.ndim - 2)
+    scale, bias = (np.asarray(side, np.float32).reshape(axes) for side in (port.scale, port.bias))
+    pixels: np.ndarray[Any, Any] = ((array - bias) / scale).astype(np.float32)
+    return pixels
 
 
 def to_source(outputs: Arrays, ports: Iterable[Port]) -> dict[str, np.ndarray[Any, Any]]:
