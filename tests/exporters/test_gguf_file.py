@@ -107,3 +107,10 @@ def test_axes_of_one_in_front_are_not_counted(tmp_path):
     one = file.lay_out([], [Described("a", F32, (1, 1, 4, 8))], 0)
     two = file.lay_out([], [Described("a", F32, (4, 8))], 0)
     assert one.front == two.front
+
+
+@pytest.mark.parametrize(("given", "kept"), [(32, True), (64, False), (8, False)])
+def test_a_stated_alignment_is_kept_where_it_is_the_one_that_is_written(tmp_path, given, kept):
+    told = [header.entry("general.alignment", 4, given)]
+    layout = file.lay_out(told, [Described("output.weight", F32, (2, 32))], 7)
+    assert ("general.alignment" in keys_of(layout, tmp_path)) is kept

@@ -14,7 +14,7 @@ from gguf_files import LLAMA
 from modelport.exporters.job import Job
 from modelport.exporters.runtimes import gguf as runtime
 from modelport.sources.gguf import values
-from modelport.sources.gguf.header import encode, type_bytes
+from modelport.sources.gguf.header import encode, read_header, type_bytes
 from modelport.targets.errors import ConversionFailed, SourceUnreadable, Unsupported
 
 pytestmark = pytest.mark.slow
@@ -147,17 +147,38 @@ def test_weights_beyond_float16_are_found_by_name(tmp_path: Path) -> None:
     assert convert(source, "bf16", tmp_path / "bf16").exists()
 
 
+def aligned(path: Path, stored: Path, alignment: int) -> Path:
+    """The float32 model again, its tensors at multiples of `alignment`, which its header says."""
+    named, keys = gguf_files.tensors("float32"), {**KEYS, "general.alignment": alignment}
+    whole, narrow = stored.read_bytes(), gguf_files.infos(named)
+    begin = len(encode(gguf_files.entries(KEYS), narrow))
+    content = encode(gguf_files.entries(keys), gguf_files.infos(named, alignment), alignment)
+    for info in narrow:
+        size = type_bytes(info.type, info.shape)
+        content += whole[begin + info.offset : begin + info.offset + size] + bytes(-size % alignment)
+    path.write_bytes(content)
+    return path
+
+
 def test_another_alignment_of_the_source_does_not_reach_the_file(
     tmp_path: Path, stored: dict[str, Path]
 ) -> None:
-    named, keys = gguf_files.tensors("float32"), {**KEYS, "general.alignment": 256}
-    whole, narrow = stored["f32"].read_bytes(), gguf_files.infos(named)
-    begin = len(encode(gguf_files.entries(KEYS), narrow))
-    content = encode(gguf_files.entries(keys), gguf_files.infos(named, 256), 256)
-    for info in narrow:
-        size = type_bytes(info.type, info.shape)
-        content += whole[begin + info.offset : begin + info.offset + size] + bytes(-size % 256)
-    source = tmp_path / "m.gguf"
-    source.write_bytes(content)
+    source = aligned(tmp_path / "m.gguf", stored["f32"], 256)
     ours = convert(source, "q4_k_m", tmp_path / "ours")
     assert ours.read_bytes() == convert(stored["f32"], "q4_k_m", tmp_path / "again").read_bytes()
+
+
+def test_the_usual_alignment_stays_where_it_is_written_out(tmp_path: Path, stored: dict[str, Path]) -> None:
+    source = aligned(tmp_path / "m.gguf", stored["f32"], 32)
+    theirs = llama_oracle.quantize(source, tmp_path / "theirs.gguf", "q4_k_m")
+    assert convert(source, "q4_k_m", tmp_path / "ours").read_bytes() == theirs.read_bytes()
+
+
+def test_two_steps_are_refused_where_llama_cpp_would_spoil_the_file(
+    tmp_path: Path, stored: dict[str, Path]
+) -> None:
+    source = aligned(tmp_path / "m.gguf", stored["f32"], 64)
+    with pytest.raises(SourceUnreadable, match=r"alignment|offset"):
+        read_header(llama_oracle.quantize(source, tmp_path / "theirs.gguf", "q4_k_m"))
+    with pytest.raises(Unsupported, match="Leave out --two-step"):
+        convert(source, "q4_k_m", tmp_path / "ours", two_step=True)

@@ -14,8 +14,10 @@ QUANTIZATION_VERSION = 2
 
 MOVED = ("general.quantization_version", "general.file_type")
 """Keys that the quantizer sets anew, and which so come last."""
-DROPPED = ("split.no", "split.count", "split.tensors.count", "general.alignment")
-"""Keys of a file in parts, and of another alignment than the one that is written here."""
+DROPPED = ("split.no", "split.count", "split.tensors.count")
+"""Keys of a file in parts."""
+ALIGNED = "general.alignment"
+"""Kept where it says `ALIGNMENT`. llama.cpp keeps any other, and spoils the file by aligning to 32."""
 
 UINT32 = 4
 """GGUF's id of the value type."""
@@ -79,7 +81,11 @@ def lay_out(entries: Iterable[header.Entry], tensors: Sequence[Described], file_
 
 
 def _settled(entries: Iterable[header.Entry], file_type: int) -> tuple[header.Entry, ...]:
-    kept = tuple(entry for entry in entries if entry.key not in MOVED + DROPPED)
+    kept = tuple(
+        entry
+        for entry in entries
+        if entry.key not in MOVED + DROPPED and (entry.key != ALIGNED or header.value(entry) == ALIGNMENT)
+    )
     version, kind = MOVED
     return (
         *kept,
