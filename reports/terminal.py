@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import unicodedata
+from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -15,20 +16,52 @@ from rich.progress import (
     TextColumn,
     TimeElapsedColumn,
 )
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
 from . import figures, language
 
+HIDDEN = ("Cc", "Cs")
+"""Unicode categories that command a terminal, or cannot be written at all."""
+BIDIRECTIONAL = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+"""Characters that let a terminal show others in another order."""
+THIS_HOST = "this-host"
+"""The device's name in a manifest where no other was judged."""
+
+
+class SafeConsole(Console):
+    """A console on which names and texts out of a model cannot give the terminal commands.
+
+    rich writes escape sequences that stand in a text as they are; here they are shown instead.
+    """
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """The segments of a renderable, every control character in their texts escaped but the line's end."""
+        for segment in super().render(renderable, options):
+            if segment.control or segment.text.isprintable() or segment.text == "\n":
+                yield segment
+            else:
+                yield Segment(visible(segment.text, keep="\n"), segment.style)
+
+
+def visible(text: str, keep: str = "") -> str:
+    """`text` with every control character, but those in `keep`, as Python would write it: `\\x1b`."""
+
+    def hidden(char: str) -> bool:
+        return char not in keep and (unicodedata.category(char) in HIDDEN or char in BIDIRECTIONAL)
+
+    return "".join(repr(char)[1:-1] if hidden(char) else char for char in text)
+
 
 def output() -> Console:
     """The console for results: standard output."""
-    return Console(highlight=False, markup=False)
+    return SafeConsole(highlight=False, markup=False)
 
 
 def errors() -> Console:
     """The console for progress: standard error, so that results can be piped."""
-    return Console(stderr=True, highlight=False, markup=False)
+    return SafeConsole(stderr=True, highlight=False, markup=False)
 
 
 class Bars:
@@ -74,38 +107,28 @@ def summary(console: Console, manifest: Mapping[str, Any], out: str) -> None:
     measured, predicted, here = manifest["measured"], manifest["predicted"], manifest["predicted_this_host"]
     title = f"{manifest['source']['name']} → {manifest['target']} {manifest['quant']}"
     table = Table(title=Text(title), title_justify="left", title_style="bold")
+    columns = [predicted, here, measured]
+    headings = ["source", f"predicted\n{manifest['device']}", "predicted\nthis host", "measured\nthis host"]
+    if manifest["device"] == THIS_HOST:  # the same figures twice
+        del columns[0], headings[1]
     table.add_column("")
-    for heading in (
-        "source",
-        f"predicted\n{manifest['device']}",
-        "predicted\nthis host",
-        "measured\nthis host",
-    ):
+    for heading in headings:
         table.add_column(heading, justify="right")
-    table.add_row(
-        "size",
-        figures.size(manifest["source"]["bytes"]),
-        figures.size(predicted["file_bytes"]),
-        figures.size(here["file_bytes"]),
-        figures.size(measured["file_bytes"]),
-    )
+    sizes = [manifest["source"]["bytes"], *(each["file_bytes"] for each in columns)]
+    table.add_row("size", *map(figures.size, sizes))
     if manifest.get("verify") == "language":
-        table.add_row("generation", "", *(language.tokens_per_second(ms) for ms in _decoding(manifest)))
+        times = [*(each["decode_ms"] for each in columns[:-1]), _p50(measured["latency_ms"])]
+        table.add_row("generation", "", *map(language.tokens_per_second, times))
     else:
+        latencies = [each["latency_ms"] for each in columns[:-1]]
         table.add_row(
             "latency p50",
-            figures.milliseconds(_p50(measured["source_latency_ms"])),
-            figures.milliseconds(predicted["latency_ms"]),
-            figures.milliseconds(here["latency_ms"]),
-            figures.milliseconds(_p50(measured["latency_ms"])),
+            *map(
+                figures.milliseconds,
+                [_p50(measured["source_latency_ms"]), *latencies, _p50(measured["latency_ms"])],
+            ),
         )
-    table.add_row(
-        "peak memory",
-        "",
-        figures.size(predicted["peak_memory_bytes"]),
-        figures.size(here["peak_memory_bytes"]),
-        figures.size(measured["peak_memory_bytes"]),
-    )
+    table.add_row("peak memory", "", *(figures.size(each["peak_memory_bytes"]) for each in columns))
     console.print(table)
     fidelity(console, manifest)
     for what, sentence in language.speed_lines(manifest):
@@ -150,12 +173,6 @@ def verified(console: Console, manifest: Mapping[str, Any]) -> None:
     """What `modelport verify` found."""
     console.print(f"{len(manifest['files'])} files have their hashes")
     fidelity(console, manifest)
-
-
-def _decoding(manifest: Mapping[str, Any]) -> tuple[float | None, ...]:
-    """Milliseconds of one generated token: predicted on the device and here, and measured here."""
-    predicted, here = manifest["predicted"], manifest["predicted_this_host"]
-    return predicted["decode_ms"], here["decode_ms"], _p50(manifest["measured"]["latency_ms"])
 
 
 def _p50(latency: Mapping[str, float] | None) -> float | None:
