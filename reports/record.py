@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 KEPT_BYTES = {"arrays": 16 << 20, "language": 64 << 20}
 """At most this much of the held-out samples is published beside the artifact, by how it is verified."""
+SILENT = (plan.REQUIREMENTS, plan.VERSIONS, plan.PREPARE, plan.WINDOWS, plan.REFERENCE)
+"""Steps of a conversion's workers that are not the exporter's."""
 KEPT = "verification"
 """The folder of those samples in the output folder."""
 
@@ -79,7 +81,7 @@ def build(
             "latency_ms": compared.data["latency_ms"],
             "peak_memory_bytes": compared.data["peak_memory_bytes"],
             "speed": compared.data.get("speed"),
-            "file_bytes": sum(stored_bytes(Path(job.staging) / file) for file in exported.files),
+            "file_bytes": sum(stored_bytes(Path(job.staging) / file) for file in _artifact(exported)),
             "source_latency_ms": done[chosen.reference].data.get("source_latency_ms"),
             "conversion_seconds": round(made.seconds, 3),
             "conversion_peak_bytes": made.peak_bytes,
@@ -97,8 +99,19 @@ def build(
             "terms": [dataclasses.asdict(term) for term in checked.verdict.terms],
         },
         "warnings": warnings,
-        "notes": [*exported.notes, *compared.notes],
+        "notes": list(dict.fromkeys(note for step in _telling(chosen) for note in done[step].notes)),
     }
+
+
+def _artifact(exported: Outcome) -> list[str]:
+    """The files that the artifact consists of: those written, but the ones that only stand beside it."""
+    return [file for file in exported.files if file not in exported.data.get("beside", ())]
+
+
+def _telling(chosen: plan.Plan) -> list[str]:
+    """The steps whose notes are shown: the exporter's own and the comparison; the samples' are warnings."""
+    made = [step for worker in chosen.workers for step in worker if step not in SILENT]
+    return [*made, chosen.compare]
 
 
 def stored_bytes(path: Path) -> int:

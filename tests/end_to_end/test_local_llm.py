@@ -45,7 +45,7 @@ def converted(llama: Path, text: Path, tmp_path_factory: pytest.TempPathFactory)
 def test_the_size_that_check_counted_is_the_size_of_the_file(converted: Conversion) -> None:
     manifest = converted.manifest
     assert manifest["predicted"]["file_bytes"] == (converted.out / "model.gguf").stat().st_size
-    assert manifest["measured"]["file_bytes"] >= manifest["predicted"]["file_bytes"]
+    assert manifest["measured"]["file_bytes"] == manifest["predicted"]["file_bytes"]
 
 
 def test_the_manifest_tells_loss_speed_and_a_sample(converted: Conversion) -> None:

@@ -61,6 +61,7 @@ def run(job: Job, progress: Progress) -> Outcome:
         "threads": one_pass.threads(job),
         "lanes": written.lanes,
         "run": RUN,
+        "beside": weighing.files,
     }
     if job.options.get("base") and base is not None:
         data["base"] = str(base)
