@@ -24,6 +24,7 @@ def manifest(**changes: Any) -> dict[str, Any]:
         "calibration": {"given": True, "kind": "arrays", "samples": 3, "held_out": 2, "sha256": "cd"},
         "audit": {
             "asked": {"weight_share": 0.9, "weights": "int8", "compute": "int8", "mac_share": 0.8},
+            "weight_bytes": {"int8": 90, "float32": 10},
             "float_ops": ["CONV_2D 'a'", "CONV_2D 'b'"],
         },
         "fidelity": {"samples": 2, "outputs": {"logits": figures}},
