@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ...job import Job, Outcome, Progress
 
@@ -19,63 +19,67 @@ ARTIFACT = "model.mlpackage"
 def export(job: Job, progress: Progress) -> Outcome:
     """Write the folder model.mlpackage into the staging folder, by the scheme `job.quant`.
 
-    Options read are those of `options.read`, and "sequence" (tokens of a fixed shape, 128). The steps of a
-    scheme, in order; each gives sentences for the report:
+    Options read are those of `options.read`, "sequence" (tokens of a fixed shape, 128) and "observer". A float32
+    program is converted first, whatever the scheme; it is run on the calibration samples, and then rewritten:
 
     - `convert.source(job, wanted) -> Convertible`: the float graph, and how it becomes a package
-    - `overflow.guard(source, job) -> (op_selector | None, notes)`: what must not be computed in float16
     - `Convertible.build(precision) -> (MLModel, notes)`
-    - `activations.quantize(model, source, job, progress) -> (MLModel, notes)`: scheme int8
-    - `weights.compress(model, job.quant, job) -> (MLModel, notes)`: every scheme but fp32 and fp16
+    - `ranges.observe(model, source, job, progress) -> Seen`: peaks, and ranges for int8
+    - `activations.quantize(model, ranges) -> (MLModel, notes)`: scheme int8
+    - `overflow.half(model, peaks) -> (MLModel, notes)`: float16, but for what overflows
+    - `weights.compress(model, job.quant) -> (MLModel, notes)`: every scheme but fp32 and fp16
     - `package.write(model, path, wanted, source)`: the same bytes for the same input
 
     Raises Unsupported naming the operator and its source line where Core ML has no form of it.
     """
-    from . import convert, options, package, quiet
+    from . import convert, options, package, quiet, readme
 
     wanted = options.read(job.options, job.quant)
     progress("make the graph", 0, 1)
     source = convert.source(job, wanted)
     progress("make the graph", 1, 1)
-    precision, guarded = _precision(job, source)
     progress("convert to Core ML", 0, 1)
-    model, road = source.build(precision)
+    model, notes = source.build(_float32())
     progress("convert to Core ML", 1, 1)
-    notes = [*road, *source.notes, *guarded]
     with quiet.quietly():
-        if job.quant == "int8":
-            from . import activations
-
-            model, said = activations.quantize(model, source, job, progress)
-            notes += said
-        if job.quant not in ("fp32", "fp16"):
-            from . import weights
-
-            progress("compress the weights", 0, 1)
-            model, said = weights.compress(model, job.quant, job)
-            notes += said
-            progress("compress the weights", 1, 1)
+        model, said = _in_scheme(model, source, job, progress)
     progress("write the package", 0, 1)
     package.write(model, Path(job.staging) / ARTIFACT, wanted, source)
+    readme.write(Path(job.staging), ARTIFACT, source.inputs, source.outputs, source.data)
     progress("write the package", 1, 1)
     return Outcome(
         files=(ARTIFACT,),
         inputs=source.inputs,
         outputs=source.outputs,
-        notes=tuple(notes),
+        notes=(*notes, *source.notes, *said),
         data=dict(source.data),
     )
 
 
-def _precision(job: Job, source: Convertible) -> tuple[object, tuple[str, ...]]:
-    """What coremltools shall compute in: float32, float16, or float16 but for operators that overflow."""
+def _float32() -> object:
     import coremltools as ct
 
-    if job.quant == "fp32":
-        return ct.precision.FLOAT32, ()
-    from . import overflow
+    return ct.precision.FLOAT32
 
-    selector, notes = overflow.guard(source, job)
-    if selector is None:
-        return ct.precision.FLOAT16, notes
-    return ct.transform.FP16ComputePrecision(op_selector=selector), notes
+
+def _in_scheme(
+    model: Any, source: Convertible, job: Job, progress: Progress
+) -> tuple[Any, tuple[str, ...]]:
+    """The float32 model (MLModel) in the job's scheme, and what the user should know about it."""
+    if job.quant == "fp32":
+        return model, ()
+    from . import activations, overflow, ranges, weights
+
+    seen = ranges.observe(model, source, job, progress)
+    notes = list(seen.notes)
+    if job.quant == "int8":
+        model, said = activations.quantize(model, seen.ranges)
+        notes += said
+    progress(f"write as {job.quant}", 0, 1)
+    model, said = overflow.half(model, seen.peaks)
+    notes += said
+    if job.quant != "fp16":
+        model, said = weights.compress(model, job.quant)
+        notes += said
+    progress(f"write as {job.quant}", 1, 1)
+    return model, tuple(notes)

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from ....sources.loading.torch_model import TorchModel
 
 RESERVED = frozenset(
-    "any bool program func tensor list dict tuple true false string bf16 fp16 fp32 fp64 int8 int16 int32 int64 "
-    "uint8 uint16 uint32 uint64 state".split()
-)
+    ("any", "bool", "program", "func", "tensor", "list", "dict", "tuple", "true", "false", "string", "bf16", "fp16",
+     "fp32", "fp64", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "state")
+)  # fmt: skip
 """Words of MIL's grammar, which coremltools renames (NameSanitizer)."""
 MOST_AXES = 5
 """Core ML's arrays have at most five axes (rank of an MLMultiArray input of an ML program)."""

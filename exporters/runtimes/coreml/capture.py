@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ....targets.errors import ModelportError, Unsupported, UsageError
 from . import boundary
@@ -35,7 +35,7 @@ def wrapped(model: TorchModel, wanted: Wanted, image: int | None) -> TorchModel:
         raise Unsupported(f"an input of {odd[0]}", mend="Export the model with float32 inputs")
     if image is None and not wanted.labels and not narrow:
         return model
-    module = _Around(model.module, narrow, image, _affine(model, wanted, image), len(wanted.labels))
+    module = _around(model.module, narrow, image, _affine(model, wanted, image), len(wanted.labels))
     return dataclasses.replace(
         model,
         module=module.eval(),
@@ -55,7 +55,7 @@ def _affine(model: TorchModel, wanted: Wanted, image: int | None) -> tuple[torch
     return torch.tensor(scale).reshape(1, -1, 1, 1), torch.tensor(bias).reshape(1, -1, 1, 1)
 
 
-def _Around(  # noqa: N802  # a class whose base needs torch
+def _around(
     inner: torch.nn.Module,
     narrow: dict[int, torch.dtype],
     image: int | None,

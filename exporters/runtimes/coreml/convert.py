@@ -48,13 +48,27 @@ def from_torch(model: TorchModel, wanted: Wanted, path: str) -> Convertible:
     data = _data(model, wanted, image, inputs)
     return Convertible(
         build=road.build,
-        inputs=tuple(map(Port, model.input_names, inputs)),
+        inputs=_ports(model.input_names, inputs, data.get("image")),
         outputs=tuple(map(Port, model.output_names, outputs)),
         program=prepared,
         arguments=lambda feeds: _arguments(feeds, outer, data.get("image")),
         notes=(f"Minimum deployment target {wanted.target}.",),
         data=data,
     )
+
+
+def _ports(
+    names: tuple[str, ...], inputs: tuple[str, ...], image: Mapping[str, Any] | None
+) -> tuple[Port, ...]:
+    """The inputs' ports; an image's tells how the source's values come from pixels, for verification."""
+    ports = []
+    for source, artifact in zip(names, inputs, strict=True):
+        if image is not None and source == image["source"]:
+            port = Port(source, artifact, scale=tuple(image["scale"]), bias=tuple(image["bias"]))
+        else:
+            port = Port(source, artifact)
+        ports.append(port)
+    return tuple(ports)
 
 
 def _data(model: TorchModel, wanted: Wanted, image: int | None, inputs: tuple[str, ...]) -> dict[str, Any]:

@@ -15,8 +15,7 @@ DEFAULT_TARGET = "iOS17"
 LEAST_TARGET = {
     "int8": "iOS17",  # quantize and dequantize
     "int8-weight": "iOS16",  # constexpr_affine_dequantize
-    "palette4": "iOS16",  # constexpr_lut_to_dense
-    "palettized": "iOS16",
+    "palette": "iOS16",  # constexpr_lut_to_dense, for tables of any width
     "int4-weight": "iOS18",  # int4 values, and constexpr_blockwise_shift_scale
 }
 """The oldest iOS whose operators can hold a scheme's weights (coremltools' opsets say which)."""
@@ -81,7 +80,7 @@ def _one_of(value: str, known: Iterable[str], option: str) -> str:
 
 
 def _target(value: str | None, scheme: str) -> str:
-    least = LEAST_TARGET.get(scheme, DEPLOYMENT_TARGETS[0])
+    least = LEAST_TARGET.get("palette" if scheme.startswith("palette") else scheme, DEPLOYMENT_TARGETS[0])
     if value is None:
         return max(DEFAULT_TARGET, least)
     chosen = _one_of(value, DEPLOYMENT_TARGETS, "deployment-target")

@@ -15,29 +15,29 @@ def quietly() -> Iterator[None]:
     logger = logging.getLogger("coremltools")
     level = logger.level
     logger.setLevel(logging.CRITICAL)
-    switched = [(module, module._tqdm) for module in _with_bars()]
-    for module, bar in switched:
-        module._tqdm = _bare(bar)
+    bars = [(module, name, getattr(module, name)) for module, name in _with_bars()]
+    for module, name, _ in bars:
+        setattr(module, name, _bare)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
         logger.setLevel(level)
-        for module, bar in switched:
-            module._tqdm = bar
+        for module, name, bar in bars:
+            setattr(module, name, bar)
 
 
-def _with_bars() -> list[Any]:
-    """The modules of coremltools that draw bars in a conversion."""
+def _with_bars() -> list[tuple[Any, str]]:
+    """The modules of coremltools that draw bars in a conversion, and their name for the bar."""
     from coremltools.converters.mil.frontend.torch import ops
     from coremltools.converters.mil.mil.passes import pass_pipeline
 
-    return [module for module in (ops, pass_pipeline) if hasattr(module, "_tqdm")]
+    return [
+        (module, name) for module in (ops, pass_pipeline) for name in ("tqdm", "_tqdm") if hasattr(module, name)
+    ]
 
 
-def _bare(bar: Any) -> Any:
-    def without(items: Any, **_: Any) -> Any:
-        return bar(items, disable=True)
-
-    return without
+def _bare(items: Any, **_: Any) -> Any:
+    """What stands in for a bar: the items themselves."""
+    return items

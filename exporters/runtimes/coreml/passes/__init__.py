@@ -18,7 +18,7 @@ Pass = Callable[["ExportedProgram"], "ExportedProgram"]
 
 PASSES: tuple[tuple[str, Pass, str], ...] = (
     ("checks", checks.remove, "assertions compute nothing, and coremltools knows few of them"),
-    ("constants", constants.fold, "masks and positions of a fixed shape are constants, made of operators without a form"),
+    ("constants", constants.fold, "masks and positions of a fixed shape are constants, of operators without a form"),
     ("defaults", defaults.write, "coremltools reads arguments by position, and torch leaves defaults out"),
     ("outputs", outputs.separate, "an output that is an input, a constant or another output cannot be renamed"),
 )  # fmt: skip

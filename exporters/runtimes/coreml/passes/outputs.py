@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import torch
     from torch.export import ExportedProgram
 
 
@@ -25,7 +26,6 @@ def separate(program: ExportedProgram) -> ExportedProgram:
             continue
         if value in seen or value.op != "call_function":
             with graph.inserting_before(output):
-                # Multiplying by one, since coremltools takes copies out again, and renames what they copy.
                 copy = _copied(graph, value)
             values[index] = copy
             program.graph_signature.output_specs[index].arg.name = copy.name

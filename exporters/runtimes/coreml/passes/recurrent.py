@@ -1,10 +1,13 @@
-"""GRU, LSTM and simple RNN layers of exported programs, as Core ML's own recurrent operators.
+"""GRU, LSTM and simple RNN layers of exported programs.
 
 coremltools translates these layers from traced models only: in an exported program the operator is called
 `gru.input` and gives one tuple, which it does not know. (Decomposed by torch they are unrolled: a thousand
-operators for a sequence of a hundred.) For a GRU it writes a loop over the steps, since Core ML adds the new
-gate's recurrent bias outside of the reset gate's product, torch inside. Here the GRU is one operator all the
-same: a hidden unit that always holds 1 is added, whose weight into the new gate is that bias.
+operators for a sequence of a hundred.)
+
+LSTM and RNN become Core ML's own operators. The GRU becomes a loop over the steps, as coremltools writes one for
+traced models: Core ML's operator multiplies the reset gate into the state before the recurrent product, torch
+into its result; iOS 18 has an option for that (`reset_after`), but coremltools' own test of it against torch on a
+Mac is marked as failing. What does not depend on the state is computed for all steps before the loop.
 """
 
 from __future__ import annotations
@@ -17,9 +20,6 @@ if TYPE_CHECKING:
     import numpy as np
 
     Array = np.ndarray[Any, Any]
-
-HELD = 60.0
-"""Bias of the update gate that keeps the added unit: sigmoid(60) is 1 in float32 and in float16."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def _state(state: Any, position: int) -> Any:
 
 
 def gru(context: Any, node: Any) -> None:
-    """torch: n = tanh(W_in x + b_in + r * (W_hn h + b_hn)); MIL: o = tanh(W_io x + b_o + r * (W_ho h))."""
+    """n = tanh(W_in x + b_in + r * (W_hn h + b_hn)), h' = (1 - z) * n + z * h, gates in the order r, z, n."""
     _run(_call(context, node, 3), gru_step, context, node)
 
 
@@ -126,68 +126,55 @@ def gru_step(x: Any, initial: tuple[Any, ...], layer: Layer) -> tuple[Any, ...]:
     """One GRU layer in one direction: x (sequence, batch, input) -> all hidden states, and the last."""
     from coremltools.converters.mil import Builder as mb
 
-    hidden = layer.weight_hh.shape[1]
-    plain = not layer.bias_hh[2 * hidden :].any()
-    weight_ih, weight_hh, bias = _gru_weights(layer) if plain else _gru_with_unit(layer)
-    state = initial[0]
-    if not plain:
-        one = mb.fill_like(ref_tensor=_columns(state, 0, 1), value=1.0)
-        state = mb.concat(values=[state, one], axis=1)
-    sequence, last = mb.gru(
-        x=x, initial_h=state, weight_ih=weight_ih, weight_hh=weight_hh, bias=bias, output_sequence=True
-    )
-    if not plain:
-        sequence, last = _columns(sequence, 0, hidden), _columns(last, 0, hidden)
+    projected = mb.linear(x=x, weight=layer.weight_ih, bias=layer.bias_ih)
+    steps = mb.gather(x=mb.shape(x=x), indices=0, axis=0)
+    empty = mb.mul(x=_first_gate(projected, layer.weight_hh.shape[1]), y=0.0)
+
+    def goes_on(step: Any, state: Any, sequence: Any) -> Any:
+        return mb.less(x=step, y=steps)
+
+    def body(step: Any, state: Any, sequence: Any) -> tuple[Any, ...]:
+        inner = mb.linear(x=state, weight=layer.weight_hh, bias=layer.bias_hh)
+        new = _gru_cell(mb.gather(x=projected, indices=step, axis=0), inner, state)
+        where, row = mb.expand_dims(x=step, axes=[0]), mb.expand_dims(x=new, axes=[0])
+        return (
+            mb.add(x=step, y=1),
+            new,
+            mb.scatter(data=sequence, indices=where, updates=row, axis=0, mode="update"),
+        )
+
+    _, last, sequence = mb.while_loop(_cond=goes_on, _body=body, loop_vars=(0, initial[0], empty))
     return sequence, last
 
 
-def _gates(array: Array, order: Sequence[int], count: int) -> list[Array]:
-    import numpy as np
-
-    parts = np.split(array, count)
-    return [parts[index] for index in order]
-
-
-def _gru_weights(layer: Layer) -> tuple[Array, Array, Array]:
-    """Weights and bias in MIL's order of gates (reset, new, update), where torch has reset, update, new."""
-    import numpy as np
-
-    order = (0, 2, 1)
-    bias_ih, bias_hh = _gates(layer.bias_ih, order, 3), _gates(layer.bias_hh, order, 3)
-    bias = [bias_ih[0] + bias_hh[0], bias_ih[1], bias_ih[2] + bias_hh[2]]
-    return (
-        np.concatenate(_gates(layer.weight_ih, order, 3)),
-        np.concatenate(_gates(layer.weight_hh, order, 3)),
-        np.concatenate(bias),
-    )
-
-
-def _gru_with_unit(layer: Layer) -> tuple[Array, Array, Array]:
-    """The same with a last hidden unit that stays 1, and whose weight into the new gate is torch's b_hn."""
-    import numpy as np
-
-    weight_ih, weight_hh, bias = (np.split(array, 3) for array in _gru_weights(layer))
-    inner = np.split(layer.bias_hh, 3)[2]
-    for gate in range(3):
-        weight_ih[gate] = np.pad(weight_ih[gate], ((0, 1), (0, 0)))
-        weight_hh[gate] = np.pad(weight_hh[gate], ((0, 1), (0, 1)))
-        bias[gate] = np.pad(bias[gate], (0, 1), constant_values=HELD if gate == 2 else 0.0)
-    weight_hh[1][:-1, -1] = inner
-    return np.concatenate(weight_ih), np.concatenate(weight_hh), np.concatenate(bias)
-
-
-def _columns(x: Any, begin: int, end: int) -> Any:
-    """x[..., begin:end]."""
+def _gru_cell(outer: Any, inner: Any, state: Any) -> Any:
+    """The next state (batch, hidden) from the gates' input and recurrent parts (batch, 3 * hidden)."""
     from coremltools.converters.mil import Builder as mb
 
-    axes = x.rank - 1
+    outer_r, outer_z, outer_n = mb.split(x=outer, num_splits=3, axis=1)
+    inner_r, inner_z, inner_n = mb.split(x=inner, num_splits=3, axis=1)
+    reset = mb.sigmoid(x=mb.add(x=outer_r, y=inner_r))
+    update = mb.sigmoid(x=mb.add(x=outer_z, y=inner_z))
+    new = mb.tanh(x=mb.add(x=outer_n, y=mb.mul(x=reset, y=inner_n)))
+    # (1 - z) * n + z * h, and not n + z * (h - n), which rounds otherwise than torch.
+    return mb.add(x=mb.mul(x=mb.sub(x=1.0, y=update), y=new), y=mb.mul(x=update, y=state))
+
+
+def _first_gate(x: Any, hidden: int) -> Any:
+    """x[..., :hidden] of (sequence, batch, 3 * hidden)."""
+    from coremltools.converters.mil import Builder as mb
+
     return mb.slice_by_index(
-        x=x,
-        begin=[0] * axes + [begin],
-        end=[0] * axes + [end],
-        begin_mask=[True] * axes + [False],
-        end_mask=[True] * axes + [False],
+        x=x, begin=[0, 0, 0], end=[0, 0, hidden], begin_mask=[True] * 3, end_mask=[True, True, False]
     )
+
+
+def _gates(array: Array, order: Sequence[int]) -> Array:
+    """The gates stacked on axis 0, in another order."""
+    import numpy as np
+
+    parts = np.split(array, len(order))
+    return np.concatenate([parts[index] for index in order])
 
 
 def lstm(context: Any, node: Any) -> None:
@@ -197,7 +184,6 @@ def lstm(context: Any, node: Any) -> None:
 
 def lstm_step(x: Any, initial: tuple[Any, ...], layer: Layer) -> tuple[Any, ...]:
     """One LSTM layer in one direction: x (sequence, batch, input) -> all hidden states, the last, the last cell."""
-    import numpy as np
     from coremltools.converters.mil import Builder as mb
 
     order = (0, 1, 3, 2)
@@ -205,9 +191,9 @@ def lstm_step(x: Any, initial: tuple[Any, ...], layer: Layer) -> tuple[Any, ...]
         x=x,
         initial_h=initial[0],
         initial_c=initial[1],
-        weight_ih=np.concatenate(_gates(layer.weight_ih, order, 4)),
-        weight_hh=np.concatenate(_gates(layer.weight_hh, order, 4)),
-        bias=np.concatenate(_gates(layer.bias_ih + layer.bias_hh, order, 4)),
+        weight_ih=_gates(layer.weight_ih, order),
+        weight_hh=_gates(layer.weight_hh, order),
+        bias=_gates(layer.bias_ih + layer.bias_hh, order),
         direction="forward",
         output_sequence=True,
     )
