@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..verification.audit.rule import left_in_float
-from . import figures, language
+from . import figures, language, placement
 
 NAME = "report.html"
 
@@ -39,6 +39,7 @@ def render(manifest: Mapping[str, Any]) -> str:
         language_fidelity=language.fidelity_lines(manifest),
         run=manifest.get("run") or [],
         sample=language.sample(manifest),
+        placed=placement.lines(manifest),
         speed=language.speed_lines(manifest),
     )
     return page

@@ -14,7 +14,7 @@ from ..exporters import plan
 from ..exporters.job import Job, Outcome
 from ..verification.audit import Audit
 from ..verification.audit.rule import shares
-from . import html, manifest
+from . import html, manifest, placement
 
 if TYPE_CHECKING:
     from ..exporters.isolate import Finished
@@ -93,6 +93,7 @@ def build(
         "sample": compared.data.get("sample"),
         "run": exported.data.get("run"),
         "audit": audited,
+        "engine": placement.entry(checked.device, audited),
         "feasibility": {
             "verdict": checked.verdict.verdict,
             "conversion_bytes": checked.conversion_bytes or None,

@@ -35,3 +35,17 @@ def test_what_was_not_checked_is_said() -> None:
 def test_what_the_check_proves_stands_beside_its_figures() -> None:
     page = html.render(manifest(proof="The graph that was written, not Apple's kernels."))
     assert "not Apple&#39;s kernels" in page
+
+
+def test_what_leaves_the_engine_is_said_with_its_source() -> None:
+    engine = {
+        "name": "neural-engine", "title": "Apple's Neural Engine", "mac_share": 0.75, "dtypes": ["float16", "int8"],
+        "dtypes_source": "https://example.org/dtypes (a page)",
+        "leaves": [{"operator": "gather", "count": 3, "says": "a plan", "source": "https://example.org/plan"}],
+    }  # fmt: skip
+    page = html.render(manifest(engine=engine))
+    assert "gather × 3 leaves Apple&#39;s Neural Engine (a plan)" in page
+    assert 'href="https://example.org/plan"' in page
+    assert "25 % of the multiply-accumulates leave it" in page
+    assert "No operator is known" in html.render(manifest(engine={**engine, "leaves": [], "mac_share": 1.0}))
+    assert "Where it runs" not in html.render(manifest(engine=None))

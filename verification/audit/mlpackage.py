@@ -152,7 +152,7 @@ def count(path: Path) -> Audit:
         macs[computed] += amount
         floating = sum(stored.nbytes for stored in own if stored.dtype in NAMES.values())
         narrow = any(stored.dtype not in NAMES.values() for stored in own)
-        # Products with narrow weights in float are what weight-only schemes are; not so where activations are quantized.
+        # Products of narrow weights in float are what weight-only schemes ask for.
         products = amount and computed != "int8" and (quantizes or not narrow)
         if products or (floating and operation.type == "gather"):
             left.append((-amount, -floating, f"{operation.type} {operation.name!r}"))
