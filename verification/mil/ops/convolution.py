@@ -29,6 +29,8 @@ def conv(op: Operation, x: Inputs) -> tuple[Tensor, ...]:
     strides, dilations = spatial(x, "strides", axes), spatial(x, "dilations", axes)
     data, weight, kernel = x["x"], x["weight"], x["weight"].shape[2:]
     pads = paddings(op, x, kernel, strides, dilations)
+    padded = (size + sum(pair) for size, pair in zip(data.shape[2:], pads, strict=True))
+    bounded((*data.shape[:2], *padded), f"operation {op.name}: pad")
     symmetric = all(before == after for before, after in pads)
     if not symmetric:
         data = F.pad(data, flat(pads))

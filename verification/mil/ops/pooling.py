@@ -47,7 +47,7 @@ def max_pool(op: Operation, x: Inputs) -> tuple[Tensor, ...]:
     """The largest value of each window; padding never wins."""
     kernel, strides, pads, extra = _window(op, x)
     pool = _MAX[len(kernel)]
-    if _plain(kernel, pads, extra):
+    if _plain(x["x"], kernel, pads, extra):
         return (pool(x["x"], kernel, strides, [before for before, _ in pads]),)
     return (pool(F.pad(x["x"], flat(_with(pads, extra)), value=-torch.inf), kernel, strides),)
 
@@ -70,7 +70,7 @@ def l2_pool(op: Operation, x: Inputs) -> tuple[Tensor, ...]:
 def _average(op: Operation, x: Inputs, data: Tensor, exclude: bool) -> Tensor:
     kernel, strides, pads, extra = _window(op, x)
     pool = _AVERAGE[len(kernel)]
-    if _plain(kernel, pads, extra):
+    if _plain(x["x"], kernel, pads, extra):
         return pool(data, kernel, strides, [before for before, _ in pads], False, not exclude)
     means = pool(F.pad(data, flat(_with(pads, extra))), kernel, strides)
     # What counts in the mean, as ones: the input, and the padding that was asked for unless it is excluded.
@@ -81,10 +81,14 @@ def _average(op: Operation, x: Inputs, data: Tensor, exclude: bool) -> Tensor:
     return means / pool(F.pad(ones, flat(rest)), kernel, strides)
 
 
-def _plain(kernel: tuple[int, ...], pads: list[tuple[int, int]], extra: list[int]) -> bool:
-    """Whether torch's own pool takes this padding: the same at both ends and at most half the kernel."""
+def _plain(data: Tensor, kernel: tuple[int, ...], pads: list[tuple[int, int]], extra: list[int]) -> bool:
+    """Whether torch's own pool takes this padding: the same at both ends, at most half the kernel, none from ceiling.
+
+    And whether the kernel is no larger than the input, which torch's avg_pool3d refuses whatever the padding is.
+    """
     alike = all(
-        before == after and 2 * before <= width for (before, after), width in zip(pads, kernel, strict=True)
+        before == after and 2 * before <= width <= size
+        for (before, after), width, size in zip(pads, kernel, data.shape[2:], strict=True)
     )
     return alike and not any(extra)
 
