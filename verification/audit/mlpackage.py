@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ..mil.blobs import packed_bytes
 from ..mil.package import open_package
 from ..mil.program import Block, Constant, Operation, Reference, ValueType
 from . import Audit
@@ -73,7 +74,7 @@ class _Wiring:
         constant = self.constant(argument)
         if constant is None or constant.type.dtype not in FLOATS or _elements(constant.type) <= 1:
             return None
-        return Stored(id(constant), NAMES[constant.type.dtype], constant.nbytes)
+        return _stored(None, constant)
 
     def _expanded(self, maker: Operation) -> Stored | None:
         for name in DATA.get(maker.type, ()):
@@ -107,13 +108,15 @@ class _Wiring:
         return None
 
 
-def _stored(maker: Operation, data: Constant) -> Stored:
+def _stored(maker: Operation | None, data: Constant) -> Stored:
+    """A weight, with the bytes of its values alone, wherever the file keeps them."""
     dtype = data.type.dtype
-    if maker.type == "constexpr_lut_to_dense" and "lut" in maker.attributes:
+    nbytes = packed_bytes(_elements(data.type), dtype)
+    if maker is not None and maker.type == "constexpr_lut_to_dense" and "lut" in maker.attributes:
         # iOS16 and 17 pack the indices into bytes: their width is that of the palette.
         entries = _elements(maker.attributes["lut"].type)
         dtype = f"uint{max(1, math.ceil(math.log2(max(entries, 2))))}"
-    return Stored(id(data), NAMES.get(dtype, dtype), data.nbytes)
+    return Stored(id(data), NAMES.get(dtype, dtype), nbytes)
 
 
 def _elements(kind: ValueType) -> int:
