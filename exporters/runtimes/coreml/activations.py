@@ -81,7 +81,7 @@ def quantize(model: Any, ranges: Mapping[str, Range]) -> tuple[Any, tuple[str, .
     notes: list[str] = []
 
     def change(program: Any) -> None:
-        chosen, coarse = _plan(program, ranges)
+        chosen, coarse, left = _plan(program, ranges)
         if not any(op.op_type in COMPUTE for op in chosen):
             raise Unsupported(
                 "no operator of this model can compute in int8: "
@@ -95,7 +95,6 @@ def quantize(model: Any, ranges: Mapping[str, Range]) -> tuple[Any, tuple[str, .
                 "int8 weights with float16 activations, since a few huge values would swallow the range: "
                 + _counted(coarse)
             )
-        left = [op for op in operations(program) if op.op_type in FOLLOWING and op not in chosen]
         if left:
             notes.append(f"Left in float16, since their neighbours are: {_counted(left)}")
         _insert(chosen, ranges)
@@ -108,8 +107,8 @@ def observed(kind: str) -> tuple[str, ...]:
     return ("x", "y") if kind == "add" else ("x",) if kind in (*COMPUTE, *FOLLOWING) else ()
 
 
-def _plan(program: Any, ranges: Mapping[str, Range]) -> tuple[list[Any], list[Any]]:
-    """(operators that become int8, operators that could but for their activations' range)."""
+def _plan(program: Any, ranges: Mapping[str, Range]) -> tuple[list[Any], list[Any], list[Any]]:
+    """(operators that become int8, those that could but for their activations' range, followers left behind)."""
     candidates = [op for op in operations(program) if observed(op.op_type) and _is_live(op)]
     held = {
         op: all(_is_held(ranges.get(op.inputs[name].name)) for name in observed(op.op_type))
@@ -121,8 +120,12 @@ def _plan(program: Any, ranges: Mapping[str, Range]) -> tuple[list[Any], list[An
         lonely = {op for op in chosen if op.op_type in FOLLOWING and not _among(op, chosen)}
         chosen -= lonely
         changed = bool(lonely)
-    coarse = [op for op in candidates if op.op_type in COMPUTE and not held[op]]
-    return [op for op in candidates if op in chosen], coarse
+    rest = [op for op in candidates if op not in chosen]
+    return (
+        [op for op in candidates if op in chosen],
+        [op for op in rest if op.op_type in COMPUTE],
+        [op for op in rest if op.op_type in FOLLOWING],
+    )
 
 
 def _is_live(op: Any) -> bool:

@@ -24,7 +24,7 @@ def rewritten(model: Any, *changes: Change) -> Any:
     from coremltools.converters.mil.mil.passes.graph_pass import AbstractGraphPass
     from coremltools.models import utils
 
-    class Changing(AbstractGraphPass):  # type: ignore[misc]
+    class Changing(AbstractGraphPass):
         """All changes as one pass, which is what coremltools loads and writes a program around."""
 
         def apply(self, program: Any) -> None:

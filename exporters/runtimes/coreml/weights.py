@@ -11,7 +11,8 @@ from functools import partial
 from typing import Any
 
 from ....targets.errors import ConversionFailed, Unsupported, UsageError
-from . import palette
+from . import blocks, palette
+from .activations import COMPUTE
 from .rewrite import operations, rewritten
 
 READERS: dict[str, tuple[str, ...]] = {
@@ -109,8 +110,8 @@ def compress(model: Any, scheme: str) -> tuple[Any, tuple[str, ...]]:
 
     Args:
         model: an ML program in float.
-        scheme: "int8-weight", "int4-weight" or "paletteN"; "int8" reaches small weights too, since integer
-            arithmetic needs them all.
+        scheme: "int8-weight", "int4-weight" or "paletteN"; "int8" reaches small weights of convolutions and linear
+            layers too, since integer arithmetic needs them.
 
     Raises:
         Unsupported: the scheme would leave most weights in float, or needs a later system.
@@ -131,14 +132,14 @@ def compress(model: Any, scheme: str) -> tuple[Any, tuple[str, ...]]:
 
 def _plan(program: Any, scheme: str, *, grouped: bool) -> Iterator[Weight]:
     """Every weight of the program with the form that it gets."""
-    least = STORED_APART if scheme == "int8" else LEAST_ELEMENTS
     for op in operations(program):
         if op.op_type != "const" or not _is_weight(op):
             continue
         value = op.outputs[0]
         readers = tuple(sorted({child.op_type for child in value.child_ops}))
+        integer = scheme == "int8" and set(readers) <= set(COMPUTE)
         form, block = "", 0
-        if value.val.size >= least:
+        if value.val.size >= (STORED_APART if integer else LEAST_ELEMENTS):
             form, block = _form(op, scheme, grouped)
         yield Weight(op.name, tuple(value.shape), readers, form, block)
 
@@ -207,7 +208,7 @@ def _apply(program: Any, chosen: Iterable[Weight], bits: int | None) -> None:
                 given |= {"granularity": "per_block", "block_size": weight.block}
             linear.set_op_name(weight.name, cto.OpLinearQuantizerConfig(**given))
     if bits is None:
-        passes.linear_quantize_weights(linear).apply(program)
+        _linear_pass()(linear).apply(program)
     else:
         passes.palettize_weights(tables).apply(program)
     # Where coremltools cannot do as it was told, it says so in its log alone.
@@ -215,6 +216,26 @@ def _apply(program: Any, chosen: Iterable[Weight], bits: int | None) -> None:
     left = [op.name for op in operations(program) if op.op_type == "const" and op.name in asked]
     if left:
         raise ConversionFailed(f"coremltools left {', '.join(left[:5])} in float", where="weights")
+
+
+def _linear_pass() -> Any:
+    """coremltools' pass with a search for int4's scales: its own takes the largest weight of a block for it."""
+    from coremltools.converters.mil.mil import types
+    from coremltools.optimize import _utils
+    from coremltools.optimize.coreml import _quantization_passes as passes
+
+    class Searching(passes.linear_quantize_weights):  # type: ignore[misc]
+        @classmethod
+        def blockwise_compress_by_dtype(
+            cls, original_data: Any, dtype: Any, mode: str, block_sizes: Any
+        ) -> Any:
+            if dtype != types.int4:
+                return super().blockwise_compress_by_dtype(original_data, dtype, mode, block_sizes)
+            integers, scales = blocks.quantized(original_data, block_sizes)
+            stored = integers.astype(types.nptype_from_builtin(types.int4))
+            return _utils.QuantParams(data=stored, scale=scales, offset=None, nbits=4)
+
+    return Searching
 
 
 def _refuse_mostly_float(weights: Iterable[Weight], scheme: str) -> None:
