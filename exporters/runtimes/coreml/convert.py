@@ -27,6 +27,10 @@ def source(job: Job, wanted: Wanted) -> Convertible:
     Raises what the loaders raise, UsageError for shapes, images or labels that do not match the model, and
     Unsupported naming operator and source line for what has no form.
     """
+    if job.source_kind in ("keras", "saved-model"):
+        from . import tensorflow
+
+        return tensorflow.source(job, wanted)
     from ....sources.loading import torch_model
 
     path = Path(job.source_path)

@@ -124,6 +124,7 @@ def gru(context: Any, node: Any) -> None:
 
 def gru_step(x: Any, initial: tuple[Any, ...], layer: Layer) -> tuple[Any, ...]:
     """One GRU layer in one direction: x (sequence, batch, input) -> all hidden states, and the last."""
+    import numpy as np
     from coremltools.converters.mil import Builder as mb
 
     projected = mb.linear(x=x, weight=layer.weight_ih, bias=layer.bias_ih)
@@ -135,8 +136,12 @@ def gru_step(x: Any, initial: tuple[Any, ...], layer: Layer) -> tuple[Any, ...]:
 
     def body(step: Any, state: Any, sequence: Any) -> tuple[Any, ...]:
         inner = mb.linear(x=state, weight=layer.weight_hh, bias=layer.bias_hh)
-        new = _gru_cell(mb.gather(x=projected, indices=step, axis=0), inner, state)
-        where, row = mb.expand_dims(x=step, axes=[0]), mb.expand_dims(x=new, axes=[0])
+        where = mb.expand_dims(x=step, axes=[0])
+        # A slice, since coremltools writes a guard against negative indices around each gather.
+        begin = mb.concat(values=[where, np.zeros(2, np.int32)], axis=0)
+        outer = mb.squeeze(x=mb.slice_by_size(x=projected, begin=begin, size=[1, -1, -1]), axes=[0])
+        new = _gru_cell(outer, inner, state)
+        row = mb.expand_dims(x=new, axes=[0])
         return (
             mb.add(x=step, y=1),
             new,
@@ -144,6 +149,22 @@ def gru_step(x: Any, initial: tuple[Any, ...], layer: Layer) -> tuple[Any, ...]:
         )
 
     _, last, sequence = mb.while_loop(_cond=goes_on, _body=body, loop_vars=(0, initial[0], empty))
+    return sequence, last
+
+
+def gru_before_step(x: Any, initial: tuple[Any, ...], layer: Layer) -> tuple[Any, ...]:
+    """One layer of the other GRU, n = tanh(W_in x + W_hn (r * h) + b_n), by Core ML's own operator (gates r, n, z)."""
+    from coremltools.converters.mil import Builder as mb
+
+    order = (0, 2, 1)
+    sequence, last = mb.gru(
+        x=x,
+        initial_h=initial[0],
+        weight_ih=_gates(layer.weight_ih, order),
+        weight_hh=_gates(layer.weight_hh, order),
+        bias=_gates(layer.bias_ih + layer.bias_hh, order),
+        output_sequence=True,
+    )
     return sequence, last
 
 
