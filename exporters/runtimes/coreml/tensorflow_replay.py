@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ....targets.errors import Unsupported
@@ -155,13 +155,14 @@ def _folded(node: Any, inputs: list[Any]) -> Any:
     import numpy as np
     import tensorflow as tf
 
-    compute = {
+    operators: dict[str, Callable[..., Any]] = {
         "Add": np.add, "AddV2": np.add, "Sub": np.subtract, "Mul": np.multiply, "Neg": np.negative,
         "FloorDiv": np.floor_divide, "FloorMod": np.mod, "Maximum": np.maximum, "Minimum": np.minimum,
         "Less": np.less, "LessEqual": np.less_equal, "Greater": np.greater, "GreaterEqual": np.greater_equal,
         "Equal": np.equal, "NotEqual": np.not_equal, "LogicalAnd": np.logical_and,
         "LogicalOr": np.logical_or, "LogicalNot": np.logical_not, "Identity": np.asarray,
-    }.get(node.op)  # fmt: skip
+    }  # fmt: skip
+    compute = operators.get(node.op)
     if compute is None or any(value.dtype.is_floating or value.shape.rank != 0 for value in inputs):
         return None
     constants = [known(value) for value in inputs]
