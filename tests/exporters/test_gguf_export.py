@@ -15,7 +15,7 @@ import tiny_llms
 from gguf_compare import compare, write_imatrix
 from llama_oracle import Conversion, Quantization
 from modelport.calibration.samples import write_set
-from modelport.exporters.runtimes.gguf import heading, rows, stream
+from modelport.exporters.runtimes.gguf import packing, rows, stream
 from modelport.sources.gguf import header
 from modelport.targets import host
 from modelport.targets.errors import ConversionFailed, SourceUnreadable
@@ -187,7 +187,7 @@ def test_keys_are_encoded_as_the_gguf_package_writes_them(tmp_path):
         add(f"a.number{number}", 7)
     writer.add_float64("a.double", 0.1)
     writer.add_bool("a.bool", True)
-    entries = heading.entries_of(writer)
+    entries = packing.entries_of(writer)
     writer.write_header_to_file(tmp_path / "theirs.gguf")
     writer.write_kv_data_to_file()
     writer.close()
@@ -201,4 +201,4 @@ def test_a_list_of_several_types_is_no_array():
     writer = gguf.GGUFWriter(path=None, arch="llama")
     writer.add_array("a", ["x", 1])
     with pytest.raises(ValueError, match="int, str"):
-        heading.entries_of(writer)
+        packing.entries_of(writer)

@@ -229,3 +229,47 @@ def test_the_oracles_file_reads_texts_as_ours_does(architecture, folders, tmp_pa
     ):
         for special in (True, False):
             assert oracle.encode_lines(checked.lines, special) == ours.encode_lines(checked.lines, special)
+
+
+def own_split(folder: Path) -> None:
+    """A BPE that splits text in a way that no list of ours knows: as GPT-2 does, and two digits at a time."""
+
+    def rewrite(tokenizer: dict[str, Any]) -> None:
+        split = {
+            "type": "Split",
+            "pattern": {"Regex": "[0-9][0-9][0-9]"},
+            "behavior": "Isolated",
+            "invert": False,
+        }
+        level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+        tokenizer["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [split, level]}
+
+    change(folder, "tokenizer.json", rewrite)
+
+
+def no_space_before(folder: Path) -> None:
+    """A SentencePiece model that puts no space before a text, which only its own file says."""
+    from sentencepiece import sentencepiece_model_pb2
+
+    model = sentencepiece_model_pb2.ModelProto()
+    model.ParseFromString((folder / "tokenizer.model").read_bytes())
+    model.normalizer_spec.add_dummy_prefix = False
+    (folder / "tokenizer.model").write_bytes(model.SerializeToString())
+    (folder / "tokenizer.json").unlink()
+    change(folder, "tokenizer_config.json", lambda value: value.pop("add_prefix_space", None))
+
+
+@pytest.mark.parametrize(("architecture", "spoil"), [("qwen2", own_split), ("llama", no_space_before)])
+def test_what_only_the_gate_finds_is_foretold_by_it(architecture: str, spoil: Any, tmp_path: Path) -> None:
+    folder = make(architecture, tmp_path / "model", layers=1, hidden=64)
+    spoil(folder)
+    found = []
+    for through in (False, True):
+        writer = gguf.GGUFWriter(None, "llama")
+        vocabulary.write(folder, writer, gate=through)
+        found.append(pack(vocabulary_entries(writer)))
+    assert found[0] == found[1]
+    hints = pretokenizers.hints(Files(folder))
+    likely = gguf.GGUFWriter(None, "llama")
+    families.write_family(Files(folder), likely, lambda: hints[0], lambda number: "")
+    assert pack(vocabulary_entries(likely)) != found[0]

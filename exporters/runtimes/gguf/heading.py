@@ -2,26 +2,13 @@
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
-from ....sources.gguf import header, parts, values
+from ....sources.gguf import header, parts
 from ....sources.huggingface import checkpoint
 from ...job import Job, Outcome, Progress
-from . import blueprint
+from . import blueprint, packing
 from .one_pass import HEADER, TENSORS
-
-ITEMS = {
-    str: values.STRING,
-    bytes: values.STRING,
-    bytearray: values.STRING,
-    float: values.FLOAT32,
-    bool: values.BOOL,
-    int: values.INT32,
-}
-"""GGUF's types of what gguf.GGUFWriter is given in lists."""
 
 
 def write(job: Job, progress: Progress) -> Outcome:
@@ -73,42 +60,4 @@ def _drawn(
     writer = architectures.new_writer(folder)
     tensors = architectures.draw(folder, writer, names)
     report = vocabulary.write(folder, writer, gate=gate)
-    return tensors, entries_of(writer), report.notes
-
-
-def entries_of(writer: Any) -> tuple[header.Entry, ...]:
-    """The keys that a gguf.GGUFWriter holds, as it would write them; its own way takes seconds for a vocabulary."""
-    return tuple(
-        header.Entry(key, struct.pack("<I", item.type) + _payload(int(item.type), item.value, item.sub_type))
-        for key, item in writer.kv_data[0].items()
-    )
-
-
-def _payload(kind: int, value: Any, items: int | None = None) -> bytes:
-    """A value's bytes after its type; `items` is the type of an array's items where the writer was told."""
-    if kind == values.STRING:
-        return _strings([value])
-    if kind != values.ARRAY:
-        return struct.pack(f"<{values.FORMATS[kind]}", value)
-    if items is None:
-        items = values.UINT8 if isinstance(value, bytes) else _item_type(value)
-    head = struct.pack("<IQ", items, len(value))
-    if items == values.STRING:
-        return head + _strings(value)
-    return head + struct.pack(f"<{len(value)}{values.FORMATS[items]}", *value)
-
-
-def _item_type(items: Sequence[Any]) -> int:
-    """What gguf takes Python's values for."""
-    kinds = {ITEMS.get(kind) for kind in set(map(type, items))}
-    kind = kinds.pop() if len(kinds) == 1 else None
-    if kind is None:
-        raise ValueError(
-            f"the items of an array are {', '.join(sorted({type(item).__name__ for item in items}))}"
-        )
-    return kind
-
-
-def _strings(items: Iterable[str | bytes]) -> bytes:
-    encoded = [item.encode() if isinstance(item, str) else bytes(item) for item in items]
-    return b"".join([part for raw in encoded for part in (len(raw).to_bytes(8, "little"), raw)])
+    return tensors, packing.entries_of(writer), report.notes

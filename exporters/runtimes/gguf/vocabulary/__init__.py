@@ -36,7 +36,8 @@ def write(folder: Path, writer: GGUFWriter, *, gate: bool) -> Report:
 
     With `gate`, each line of parity.txt and lines with the model's special tokens are encoded by the model's
     own tokenizer and by llama.cpp, and must get the same ids; the pre-tokenizer's name is the one with which
-    they do. Without, nothing is loaded in llama.cpp, and the name is the likeliest one (for sizes).
+    they do. Without (for sizes), nothing is loaded in llama.cpp and the name is the likeliest one; but where
+    the files alone do not tell it, it is found in the same way, for its length counts.
 
     Raises SourceUnreadable for damaged files, Unsupported for a tokenizer that llama.cpp has no form for, and
     ConversionFailed with the first line that differs.
@@ -55,7 +56,8 @@ def write(folder: Path, writer: GGUFWriter, *, gate: bool) -> Report:
     )
     made = written.vocabulary
     byte_level = made.kind == "gpt2"
-    if not gate:
+    told = pretokenizers.recognised(files) if byte_level else written.usual
+    if not gate and told:
         return Report(hints[0] if byte_level else None, 0, tuple(files.notes))
     checked = parity.Gate(files, made, reference())
     if byte_level:

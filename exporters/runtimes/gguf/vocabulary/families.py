@@ -42,6 +42,8 @@ class Written:
     vocabulary: Vocabulary
     mended: Callable[[], Vocabulary] | None = None
     """The vocabulary of a tokenizer.json that was made of SentencePiece, with the scores of its merges."""
+    usual: bool = True
+    """Whether SentencePiece puts a space before a text, as llama.cpp does where no entry says otherwise."""
 
 
 def write_family(
@@ -92,7 +94,9 @@ class _Out:
         if proto.model_type == unigram.UNIGRAM:
             return self.unigram(model)
         made = take(self.files, model)
-        return self._finish(made, special.find(self.files, len(made.tokens)))
+        written = self._finish(made, special.find(self.files, len(made.tokens)))
+        written.usual = proto.add_dummy_prefix
+        return written
 
     def unigram(self, model: Any | None) -> Written:
         made = pieces.unigram_vocabulary(self.files, model)
@@ -158,6 +162,7 @@ def _gemma(out: _Out) -> Written:
     if files.architecture in CODE_GEMMA:
         out.more(CODE_GEMMA_IDS)
     out.writer.add_add_space_prefix(False)
+    written.usual = True
     return written
 
 

@@ -3,58 +3,29 @@
 from __future__ import annotations
 
 import ctypes
-import struct
 import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .....sources.gguf import header
 from .....targets.errors import ConversionFailed
-from .. import library
+from .. import library, packing
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter
 
-STRING, ARRAY = 8, 9
-FORMATS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
-"""struct's letters for the format's value types (ggml/include/gguf.h)."""
+
+def pack(entries: Iterable[header.Entry]) -> bytes:
+    """A GGUF file of these entries, without tensors."""
+    return header.encode(entries, ())
 
 
-def pack(entries: Iterable[tuple[str, Any, int]]) -> bytes:
-    """A GGUF file without tensors out of (key, value, value type).
-
-    The gguf package writes the same bytes, item by item: half a second for a large vocabulary.
-    """
-    packed = [_text(key) + struct.pack("<I", kind) + _value(value, kind) for key, value, kind in entries]
-    return b"GGUF" + struct.pack("<IQQ", 3, 0, len(packed)) + b"".join(packed)
-
-
-def vocabulary_entries(writer: GGUFWriter) -> list[tuple[str, Any, int]]:
+def vocabulary_entries(writer: GGUFWriter) -> tuple[header.Entry, ...]:
     """What llama.cpp reads for a vocabulary: general.* and tokenizer.*, in the writer's order."""
-    return [
-        (key, entry.value, int(entry.type))
-        for key, entry in writer.kv_data[0].items()
-        if key.startswith(("general.", "tokenizer."))
-    ]
-
-
-def _text(value: str | bytes) -> bytes:
-    raw = value.encode("utf-8") if isinstance(value, str) else bytes(value)
-    return len(raw).to_bytes(8, "little") + raw
-
-
-def _value(value: Any, kind: int) -> bytes:
-    if kind == STRING:
-        return _text(value)
-    if kind != ARRAY:
-        return struct.pack("<" + FORMATS[kind], value)
-    if isinstance(value, bytes):
-        return struct.pack("<IQ", 0, len(value)) + value
-    first = value[0]
-    if isinstance(first, str | bytes):
-        return struct.pack("<IQ", STRING, len(value)) + b"".join(map(_text, value))
-    inner = 7 if isinstance(first, bool) else 6 if isinstance(first, float) else 5
-    return struct.pack("<IQ", inner, len(value)) + struct.pack(f"<{len(value)}{FORMATS[inner]}", *value)
+    return tuple(
+        entry for entry in packing.entries_of(writer) if entry.key.startswith(("general.", "tokenizer."))
+    )
 
 
 class LlamaVocabulary:

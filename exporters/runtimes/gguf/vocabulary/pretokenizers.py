@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import functools
 import re
-import struct
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from .....sources.gguf import header
+from .....sources.gguf.values import ARRAY, STRING
 from .. import library
+from ..packing import packed
 from .files import Files
 
 LLAMA3_SPLIT = (
@@ -71,6 +73,11 @@ def hints(files: Files) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*shared, *steps, *own, *USUAL)))
 
 
+def recognised(files: Files) -> bool:
+    """Whether llama.cpp's pre-tokenizers are known by what this tokenizer does; else only trying them can tell."""
+    return pattern(files) in BY_STEPS
+
+
 def pattern(files: Files) -> tuple[str, ...]:
     """What tokenizer.json's pre_tokenizer does, step by step: patterns of splits, kinds of other steps."""
     if not files.tokenizer:  # vocab.json and merges.txt
@@ -106,7 +113,7 @@ def known() -> tuple[str, ...]:
         if WORD.fullmatch(text):
             words.update(text[cut:] for cut in range(len(text) - 2) if WORD.match(text, cut))
     with _Probe() as probe:
-        return tuple(sorted(word.decode() for word in words if probe.accepts(word)))
+        return tuple(word for word in sorted(map(bytes.decode, words)) if probe.accepts(word))
 
 
 class _Probe:
@@ -127,25 +134,20 @@ class _Probe:
         self._file.close()
         self._folder.cleanup()
 
-    def accepts(self, name: bytes) -> bool:
-        def text(value: bytes) -> bytes:
-            return struct.pack("<Q", len(value)) + value
-
-        def entry(key: bytes, kind: int, value: bytes) -> bytes:
-            return text(key) + struct.pack("<I", kind) + value
-
-        string, array = 8, 9  # value types of the format
-        entries = (
-            entry(b"general.architecture", string, text(b"llama")),
-            entry(b"tokenizer.ggml.model", string, text(b"gpt2")),
-            entry(b"tokenizer.ggml.pre", string, text(name)),
-            entry(b"tokenizer.ggml.tokens", array, struct.pack("<IQ", string, 2) + text(b"a") + text(b"b")),
-            entry(b"tokenizer.ggml.merges", array, struct.pack("<IQ", string, 1) + text(b"a b")),
+    def accepts(self, name: str) -> bool:
+        """Whether a vocabulary with this pre-tokenizer loads."""
+        before = (
+            packed("general.architecture", "llama", STRING),
+            packed("tokenizer.ggml.model", "gpt2", STRING),
+        )
+        after = (
+            packed("tokenizer.ggml.tokens", ["a", "b"], ARRAY),
+            packed("tokenizer.ggml.merges", ["a b"], ARRAY),
         )
         # Written over in place: to truncate a file and write it anew takes 5 ms on some file systems. What is
         # left of a longer name stands behind the last entry, where nothing is read.
         self._file.seek(0)
-        self._file.write(b"GGUF" + struct.pack("<IQQ", 3, 0, len(entries)) + b"".join(entries))
+        self._file.write(header.encode((*before, packed("tokenizer.ggml.pre", name, STRING), *after), ()))
         model = library.llama().llama_model_load_from_file(bytes(self._path), self._parameters)
         if model:
             library.llama().llama_model_free(model)

@@ -10,6 +10,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from .....sources.gguf.values import ARRAY, STRING
+from ..packing import packed
 from .entries import Vocabulary
 from .llama_vocabulary import LlamaVocabulary, pack
 
@@ -56,12 +58,12 @@ def main(task: Path) -> None:
     tokens, types, merges, texts, expected, names = json.loads(task.read_text(encoding="utf-8"))
     for name in names:
         entries = [
-            ("general.architecture", "llama", 8),
-            ("tokenizer.ggml.model", "gpt2", 8),
-            ("tokenizer.ggml.pre", name, 8),
-            ("tokenizer.ggml.tokens", tokens, 9),
-            ("tokenizer.ggml.token_type", types, 9),
-            ("tokenizer.ggml.merges", merges or ["a b"], 9),
+            packed("general.architecture", "llama", STRING),
+            packed("tokenizer.ggml.model", "gpt2", STRING),
+            packed("tokenizer.ggml.pre", name, STRING),
+            packed("tokenizer.ggml.tokens", tokens, ARRAY),
+            packed("tokenizer.ggml.token_type", types, ARRAY),
+            packed("tokenizer.ggml.merges", merges or ["a b"], ARRAY),
         ]
         with LlamaVocabulary(pack(entries)) as llama:
             got = llama.encode_lines(texts, False)
