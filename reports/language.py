@@ -8,6 +8,9 @@ from typing import Any
 from ..verification.budget import rise_percent
 from .figures import UNKNOWN, percent
 
+SHOWN = 600
+"""Characters of a prompt that stand before what the model wrote: its end."""
+
 
 def fidelity_lines(manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
     """(what against what, sentence) for each comparison that was made; empty for graphs."""
@@ -80,7 +83,10 @@ def speed_lines(manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
 def sample(manifest: Mapping[str, Any]) -> str:
     """The prompt and how the artifact continued it; "" where none was asked for."""
     made = manifest.get("sample")
-    return f"{made['prompt']}{made['text']}" if made else ""
+    if not made:
+        return ""
+    prompt = made["prompt"]
+    return ("… " + prompt[-SHOWN:] if len(prompt) > SHOWN else prompt) + made["text"]
 
 
 def tokens_per_second(milliseconds_each: float | None) -> str:

@@ -122,12 +122,13 @@ def compare(job: Job, progress: Progress) -> Outcome:
     windows, threads = held_out(job), threads_of(job)
     data: dict[str, Any] = {"audit": None if counted is None else dataclasses.asdict(counted)}
     data |= _measured(job, artifact, windows, threads, progress)
+    notes = _cut(data["sample"])
     reference = _reference(job, windows, progress)
     data["fidelity"], data["without_importance"] = None, None
     if reference is None:
         ran = run(job, artifact, windows, [], progress, "run the artifact")
         data["fidelity"] = _bare(ran, _why(job))
-        return Outcome(data=data)
+        return Outcome(notes=notes, data=data)
     with reference:
         data["fidelity"] = _fidelity(job, artifact, windows, reference, progress)
         plain = job.options.get("plain")
@@ -138,7 +139,7 @@ def compare(job: Job, progress: Progress) -> Outcome:
                 "kl": ran.compared[0].divergence(),
                 "top1_agreement": ran.compared[0].logits()["top1_agreement"],
             }
-    return Outcome(data=data)
+    return Outcome(notes=notes, data=data)
 
 
 def _measured(job: Job, artifact: Path, windows: Array, threads: int, progress: Progress) -> dict[str, Any]:
@@ -151,8 +152,7 @@ def _measured(job: Job, artifact: Path, windows: Array, threads: int, progress: 
         peak = memory.grown()
         kept = speed.tokens + gguf.RUNS // 2
         read = decode_bytes.of_token(artifact, runner.model, kept, kv_of(job))
-        prompt = job.options.get("prompt")
-        sample = None if prompt is None else {"prompt": str(prompt), "text": runner.continued(str(prompt))}
+        sample = _sample(runner, job.options.get("prompt"))
     finally:
         runner.close()
     rate = bandwidth.read_bytes_per_second(threads)
@@ -171,6 +171,22 @@ def _measured(job: Job, artifact: Path, windows: Array, threads: int, progress: 
         "peak_memory_bytes": peak,
         "sample": sample,
     }
+
+
+def _cut(sample: dict[str, Any] | None) -> tuple[str, ...]:
+    if not sample or not sample["cut_tokens"]:
+        return ()
+    return (
+        f"The prompt does not go into the model's context: its first {sample['cut_tokens']:,} tokens were left out.",
+    )
+
+
+def _sample(runner: gguf.LlamaRunner, prompt: object) -> dict[str, Any] | None:
+    """What the artifact makes of the prompt, and how many of its first tokens were left out for want of room."""
+    if prompt is None:
+        return None
+    text, cut = runner.continued(str(prompt))
+    return {"prompt": str(prompt), "text": text, "cut_tokens": cut}
 
 
 def _reference(job: Job, windows: Array, progress: Progress) -> Recorded | None:

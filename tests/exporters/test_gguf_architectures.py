@@ -372,3 +372,20 @@ def test_any_model_card_gives_clean_texts_or_one_error(
     for value in found.values():
         for text in value if isinstance(value, list) else [value]:
             assert not isinstance(text, str) or all(c.isprintable() or c in "\n\t" for c in text)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "told"),
+    [
+        ("mistral", {"sliding_window": 64}, True),
+        ("mistral", {"sliding_window": None}, False),
+        ("phi3", {"sliding_window": 2047, "max_position_embeddings": 4096}, True),
+        ("phi3", {"sliding_window": 4096, "max_position_embeddings": 4096}, False),
+        ("qwen2", {"sliding_window": 64, "use_sliding_window": False}, False),
+        ("qwen2", {"sliding_window": 64, "use_sliding_window": True}, True),
+        ("gemma3", {}, False),
+    ],
+)
+def test_a_window_that_llama_cpp_does_not_have_is_told(name, changes, told, tmp_path) -> None:
+    notes = architectures.limits_of(folder_of(tmp_path, config(name, **changes)))
+    assert any("attends to" in note for note in notes) is told

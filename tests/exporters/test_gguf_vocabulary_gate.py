@@ -273,3 +273,11 @@ def test_what_only_the_gate_finds_is_foretold_by_it(architecture: str, spoil: An
     likely = gguf.GGUFWriter(None, "llama")
     families.write_family(Files(folder), likely, lambda: hints[0], lambda number: "")
     assert pack(vocabulary_entries(likely)) != found[0]
+
+
+def test_tokens_that_llama_cpp_wants_by_the_models_name_are_told(tmp_path: Path) -> None:
+    folder = make("llama", tmp_path / "model", layers=1, hidden=64)
+    writer = gguf.GGUFWriter(None, "llama")
+    writer.add_name("my phi-3")
+    with pytest.raises(ConversionFailed, match="rename the folder"):
+        vocabulary.write(folder, writer, gate=True)

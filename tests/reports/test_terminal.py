@@ -9,7 +9,7 @@ import pytest
 from rich.text import Text
 
 from manifests import manifest
-from modelport.reports import terminal
+from modelport.reports import language, terminal
 
 EVIL = "a\x1b[31mred\x1b]0;title\x07\x9b2Jb\u202edecro\udcff"
 
@@ -43,3 +43,9 @@ def test_this_host_is_predicted_once() -> None:
     both = shown(lambda console: terminal.summary(console, manifest(), "out"))
     once = shown(lambda console: terminal.summary(console, manifest(device="this-host"), "out"))
     assert (both.count("predicted"), once.count("predicted")) == (2, 1)
+
+
+def test_of_a_long_prompt_the_end_is_shown() -> None:
+    found = language.sample({"sample": {"prompt": "begin " + "x" * 5000 + " end", "text": " and on"}})
+    assert found.endswith("x end and on")
+    assert "begin" not in found

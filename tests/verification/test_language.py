@@ -225,8 +225,19 @@ def test_nothing_is_run_beyond_the_positions_that_a_model_has_learned(made: Path
     speed = runner.speed(np.arange(5, 69))
     assert 0 < speed.tokens < 64
     assert speed.decode > 0
-    assert isinstance(runner.continued("a long text, longer than what the model takes " * 20), str)
+    text, cut = runner.continued("a long text, longer than what the model takes " * 20)
+    assert isinstance(text, str)
+    assert cut > 0
+    assert runner.continued("short")[1] == 0
     runner.close()
+
+
+def test_a_prompt_that_is_cut_is_told(made: Path, tmp_path: Path) -> None:
+    long = language.compare(
+        job(made, tmp_path, str(made / "gpt2.gguf"), base=None, prompt="word " * 200), quiet
+    )
+    assert long.data["sample"]["cut_tokens"] > 0
+    assert any("first" in note and "left out" in note for note in long.notes)
 
 
 def test_bandwidth_is_plausible_and_not_that_of_a_cache() -> None:

@@ -74,14 +74,18 @@ class LlamaRunner:
         """How fast a window is read, and tokens after it are written one by one."""
         return measure(self.model, window, self.threads, self.kv)
 
-    def continued(self, prompt: str, count: int = 64) -> str:
-        """At most `count` tokens after a prompt, each the likeliest; the model's chat template is not applied."""
+    def continued(self, prompt: str, count: int = 64) -> tuple[str, int]:
+        """At most `count` tokens after a prompt, each the likeliest; the model's chat template is not applied.
+
+        And how many tokens at the prompt's beginning were left out: as many as the context had no room for.
+        """
         room = self.model.context
         count = min(count, room // 2)
+        read = self.model.tokenize(prompt, begin=True, special=True)
         # Of a prompt that is too long, the end is what a text goes on from.
-        tokens = self.model.tokenize(prompt, begin=True, special=True)[-(room - count) :]
+        tokens = read[-(room - count) :]
         if not tokens:
-            return ""
+            return "", 0
         written: list[bytes] = []
         with Context(
             self.model, tokens=len(tokens) + count, threads=self.threads, kv=self.kv, outputs=1
@@ -94,7 +98,7 @@ class LlamaRunner:
                 written.append(self.model.piece(token))
                 if position + 1 < len(tokens) + count:
                     context.decode([token], position)
-        return b"".join(written).decode("utf-8", "replace")
+        return b"".join(written).decode("utf-8", "replace"), len(read) - len(tokens)
 
 
 class Speed:

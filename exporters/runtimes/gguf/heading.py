@@ -60,4 +60,4 @@ def _drawn(
     writer = architectures.new_writer(folder)
     tensors = architectures.draw(folder, writer, names)
     report = vocabulary.write(folder, writer, gate=gate)
-    return tensors, packing.entries_of(writer), report.notes
+    return tensors, packing.entries_of(writer), (*architectures.limits_of(folder), *report.notes)

@@ -9,7 +9,7 @@ from typing import Any
 from ..blueprint import Tensor
 from .covered import COVERED, require_covered
 
-__all__ = ["COVERED", "draw", "new_writer", "require_covered"]
+__all__ = ["COVERED", "draw", "limits_of", "new_writer", "require_covered"]
 
 
 def new_writer(folder: Path) -> Any:
@@ -40,3 +40,10 @@ def draw(folder: Path, writer: Any, names: Collection[str] | None = None) -> tup
     general.add(model, described, writer, found)
     described.parameters(model, writer)
     return found
+
+
+def limits_of(folder: Path) -> tuple[str, ...]:
+    """What llama.cpp computes otherwise than the checkpoint's own code, as sentences for the report."""
+    from . import family, limits
+
+    return limits.notes(family.read_model(folder))

@@ -16,6 +16,12 @@ if TYPE_CHECKING:
     from gguf import GGUFWriter
 
 
+BY_NAME = (
+    "llama.cpp looks for tokens that some models have by the model's name (in one called phi-3 or phi3:"
+    " <|endoftext|>), and this one lacks them: rename the folder"
+)
+
+
 def pack(entries: Iterable[header.Entry]) -> bytes:
     """A GGUF file of these entries, without tensors."""
     return header.encode(entries, ())
@@ -51,7 +57,10 @@ class LlamaVocabulary:
             reason = next(
                 (line for line in lines if "error" in line), lines[-1] if lines else "no reason given"
             )
-            raise ConversionFailed(f"llama.cpp does not load the vocabulary: {reason.strip()}")
+            raise ConversionFailed(
+                f"llama.cpp does not load the vocabulary: {reason.strip()}",
+                mend=BY_NAME if "unordered_map" in reason else "",
+            )
         self._vocabulary = self._library.llama_model_get_vocab(self._model)
         return self
 
