@@ -57,8 +57,8 @@ def _same(op: Operation, value: Tensor, shape: tuple[int, ...]) -> None:
         )
 
 
-REDUCTIONS = {"mul": "prod", "max": "amax", "min": "amin"}
-"""MIL's modes as torch's `index_reduce` names them."""
+REDUCTIONS = {"mul": np.multiply, "max": np.maximum, "min": np.minimum, "div": np.divide}
+"""MIL's modes as the NumPy functions that are applied value by value."""
 
 
 def _write(op: Operation, data: Tensor, rows: Tensor, values: Tensor, mode: str) -> Tensor:
@@ -71,10 +71,9 @@ def _write(op: Operation, data: Tensor, rows: Tensor, values: Tensor, mode: str)
     if mode in ("add", "sub"):
         return result.index_add_(0, rows, values, alpha=1 if mode == "add" else -1)
     if mode in REDUCTIONS:
-        return result.index_reduce_(0, rows, values, REDUCTIONS[mode], include_self=True)
-    if mode == "div":
-        divide = np.divide if data.is_floating_point() else np.floor_divide
-        divide.at(result.numpy(), rows.numpy(), np.ascontiguousarray(values.numpy()))
+        whole = mode == "div" and not data.is_floating_point()
+        combine = np.floor_divide if whole else REDUCTIONS[mode]
+        combine.at(result.numpy(), rows.numpy(), np.ascontiguousarray(values.numpy()))
         return result
     raise UnknownOperator.at(op.name, f"{op.type} with mode={mode}")
 
