@@ -7,7 +7,7 @@ import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from wire import field, number
+from wire import field, number, varint
 
 DTYPES = {
     "bool": 1,
@@ -43,6 +43,12 @@ def floats(values: Sequence[float], shape: Sequence[int]) -> bytes:
     """A Value message of float32."""
     packed = struct.pack(f"<{len(values)}f", *values)
     return field(2, tensor_type("fp32", shape)) + field(3, field(1, field(1, field(1, packed))))
+
+
+def ints(values: Sequence[int], shape: Sequence[int]) -> bytes:
+    """A Value message of int32."""
+    packed = b"".join(varint(value) for value in values)
+    return field(2, tensor_type("int32", shape)) + field(3, field(1, field(2, field(1, packed))))
 
 
 def stored(

@@ -11,7 +11,7 @@ import torch
 from ...targets.errors import ModelportError, SourceUnreadable
 from .ops import OPS
 from .program import Block, Constant, Operation, Reference, UnknownOperator
-from .values import CARRIERS, Inputs, OpFunction, Value, bounded, stored
+from .values import CARRIERS, Inputs, OpFunction, Tensor, Value, bounded, fits, stored
 
 
 @dataclass(frozen=True)
@@ -103,6 +103,10 @@ def call(step: Step, inputs: Inputs, rounding: bool) -> tuple[Value, ...]:
     if len(results) < len(operation.outputs):
         fact = f"{operation.type} gives {len(results)} values, {len(operation.outputs)} are declared"
         raise SourceUnreadable(fact, where=f"operation {operation.name}")
+    for result, output in zip(results, operation.outputs, strict=False):
+        if isinstance(result, Tensor) and not fits(tuple(result.shape), output.type.shape):
+            fact = f"{operation.type} gives {list(result.shape)}, {list(output.type.shape)} is declared"
+            raise SourceUnreadable(fact, where=f"operation {operation.name}: {output.name}")
     return tuple(
         stored(result, output.type.dtype, rounding)
         for result, output in zip(results, operation.outputs, strict=False)

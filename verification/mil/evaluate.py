@@ -11,7 +11,7 @@ import torch
 from ...targets.errors import SourceUnreadable, UsageError
 from .compile import Code, Step, Watch, call, compile_block
 from .program import NamedType, Program, Reference
-from .values import CARRIERS, Inputs, Tensor, Value, bounded, stored
+from .values import CARRIERS, Inputs, Tensor, Value, bounded, fits, stored
 
 if TYPE_CHECKING:
     import numpy as np
@@ -116,10 +116,7 @@ def _fed(given: NamedType, feeds: Mapping[str, np.ndarray[Any, Any]]) -> Tensor:
         raise UsageError("no value is given", where=f"input {given.name}", mend=f"Given are {sorted(feeds)}.")
     array = np.asarray(feeds[given.name], order="C")
     declared = given.type.shape
-    fits = array.ndim == len(declared) and all(
-        size in (None, found) for size, found in zip(declared, array.shape, strict=True)
-    )
-    if not fits:
+    if not fits(array.shape, declared):
         raise UsageError(
             f"a value of shape {list(array.shape)} is given, {list(declared)} is declared",
             where=f"input {given.name}",

@@ -37,8 +37,8 @@ CARRIERS: dict[str, torch.dtype] = {
 }
 """MIL dtype to the torch dtype that carries it: every float in float32, small integers in the next byte."""
 
-MAX_ELEMENTS = 1 << 31
-"""Most elements of one value: what a damaged shape may not exceed (8 GiB of float32)."""
+MAX_ELEMENTS = 1 << 29
+"""Most elements of one value: what a damaged shape may not exceed (2 GiB of float32)."""
 
 
 def stored(value: Value, dtype: str, rounding: bool) -> Value:
@@ -51,6 +51,13 @@ def stored(value: Value, dtype: str, rounding: bool) -> Value:
     if rounding and dtype == "fp16":
         return value.half().float()
     return value.to(CARRIERS[dtype])
+
+
+def fits(shape: tuple[int, ...], declared: tuple[int | None, ...]) -> bool:
+    """Whether a value of `shape` is one of the `declared` type, None being any size."""
+    return len(shape) == len(declared) and all(
+        size is None or size == found for size, found in zip(declared, shape, strict=True)
+    )
 
 
 def bounded(shape: Iterable[int], what: str) -> tuple[int, ...]:
