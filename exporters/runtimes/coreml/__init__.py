@@ -62,9 +62,7 @@ def _float32() -> object:
     return ct.precision.FLOAT32
 
 
-def _in_scheme(
-    model: Any, source: Convertible, job: Job, progress: Progress
-) -> tuple[Any, tuple[str, ...]]:
+def _in_scheme(model: Any, source: Convertible, job: Job, progress: Progress) -> tuple[Any, tuple[str, ...]]:
     """The float32 model (MLModel) in the job's scheme, and what the user should know about it."""
     if job.quant == "fp32":
         return model, ()

@@ -20,6 +20,8 @@ RESERVED = frozenset(
      "fp32", "fp64", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "state")
 )  # fmt: skip
 """Words of MIL's grammar, which coremltools renames (NameSanitizer)."""
+LISTS_TARGET = "iOS18"
+"""The oldest iOS that takes lists of shapes for more than one input."""
 MOST_AXES = 5
 """Core ML's arrays have at most five axes (rank of an MLMultiArray input of an ML program)."""
 
@@ -60,6 +62,15 @@ def free_axes(model: TorchModel, wanted: Wanted) -> dict[str, dict[int, tuple[in
                 raise UsageError(f"axis {axis} of the model is {own}, and cannot be otherwise", where=where)
             if least != most:
                 found.setdefault(name, {})[axis] = (least, most)
+    listed = [name for name, shapes in wanted.shapes.items() if len(shapes) > 1]
+    if len(listed) > 1 and wanted.target < LISTS_TARGET:
+        raise UsageError(
+            f"lists of shapes for {len(listed)} inputs need {LISTS_TARGET}, not {wanted.target}",
+            where="--shapes",
+            mend=f"Give ranges, as in {listed[0]}=1x1..128, or --deployment-target {LISTS_TARGET}",
+        )
+    if len({len(wanted.shapes[name]) for name in listed}) > 1:
+        raise UsageError("the inputs' lists differ in length: they are taken together", where="--shapes")
     return found
 
 
@@ -118,25 +129,36 @@ def per_channel(image: Image, channels: int) -> tuple[list[float], list[float]]:
 
 
 def input_types(
-    program: ExportedProgram, names: tuple[str, ...], wanted: Mapping[str, Any], image: int | None
+    program: ExportedProgram,
+    names: tuple[str, ...],
+    shapes: Mapping[str, tuple[tuple[Axis, ...], ...]],
+    examples: tuple[torch.Tensor, ...],
+    image: int | None,
 ) -> list[Any]:
-    """coremltools' descriptions of the program's inputs. `wanted` are the listed shapes by name in `names`.
+    """coremltools' descriptions of the program's inputs; `shapes` are those asked for, by name in `names`.
 
-    Axes that the program has under one symbol share it, so that Core ML knows that they are equal.
+    Axes that the program has under one symbol share it, so that Core ML knows that they are equal. A free axis
+    has the example's size as its default, where that lies inside its range.
     """
     import coremltools as ct
     import numpy as np
 
-    ranges: dict[str, Any] = {}
+    shared: dict[str, Any] = {}
     described = []
     for index, (name, fake) in enumerate(zip(names, user_inputs(program), strict=True)):
-        shape: Any = [_dimension(size, program, ranges) for size in fake.shape]
-        if len(shape) > MOST_AXES or not shape:
+        if not 1 <= fake.dim() <= MOST_AXES:
             raise Unsupported(
-                f"the input has {len(shape)} axes, Core ML takes 1 to {MOST_AXES}", where=f"input {name}"
+                f"the input has {fake.dim()} axes, Core ML takes 1 to {MOST_AXES}", where=f"input {name}"
             )
-        if len(wanted.get(name, ())) > 1:
-            shape = ct.EnumeratedShapes(shapes=[list(each) for each in wanted[name]])
+        listed = shapes.get(name, ())
+        if len(listed) > 1:
+            shape: Any = ct.EnumeratedShapes(shapes=[list(each) for each in listed])
+        else:
+            asked = listed[0] if listed else (None,) * fake.dim()
+            shape = [
+                _dimension(size, axis, int(own), shared)
+                for size, axis, own in zip(fake.shape, asked, examples[index].shape, strict=True)
+            ]
         if index == image:
             layout = ct.colorlayout.RGB if fake.shape[1] == 3 else ct.colorlayout.GRAYSCALE
             described.append(ct.ImageType(name=name, shape=shape, color_layout=layout))
@@ -156,19 +178,18 @@ def user_inputs(program: ExportedProgram) -> list[Any]:
     ]
 
 
-def _dimension(size: Any, program: ExportedProgram, ranges: dict[str, Any]) -> Any:
+def _dimension(size: Any, asked: Axis | None, own: int, shared: dict[str, Any]) -> Any:
+    """A fixed size, or the range that was asked for: torch's own bounds start at 2, its traces serve 1 as well."""
     import coremltools as ct
 
-    if isinstance(size, int):
-        return size
+    if isinstance(size, int) or not isinstance(asked, tuple):
+        return int(size)
     symbol = str(size)
-    bounds = program.range_constraints.get(size.node.expr)
-    if bounds is None:
-        raise Unsupported(f"an input's size is {symbol}, not a free size of its own", where="--shapes")
-    if symbol not in ranges:
-        least, most = int(bounds.lower), int(bounds.upper)
-        ranges[symbol] = ct.RangeDim(lower_bound=least, upper_bound=most, default=min(most, max(least, 1)))
-    return ranges[symbol]
+    if symbol not in shared:
+        least, most = asked
+        default = own if least <= own <= most else most
+        shared[symbol] = ct.RangeDim(lower_bound=least, upper_bound=most, default=default)
+    return shared[symbol]
 
 
 def output_types(program: ExportedProgram, names: tuple[str, ...]) -> list[Any]:

@@ -38,7 +38,7 @@ def wrapped(model: TorchModel, wanted: Wanted, image: int | None) -> TorchModel:
     module = _around(model.module, narrow, image, _affine(model, wanted, image), len(wanted.labels))
     return dataclasses.replace(
         model,
-        module=module.eval(),
+        module=module,
         output_names=(*model.output_names, PROBABILITIES) if wanted.labels else model.output_names,
         example=tuple(
             each.to(torch.int32) if index in narrow else each for index, each in enumerate(model.example)
@@ -67,6 +67,7 @@ def _around(
     class Around(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
+            self.training = False  # not by eval(): an exported program refuses to be told again
             self.inner = inner
 
         def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:

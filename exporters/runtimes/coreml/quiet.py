@@ -34,7 +34,10 @@ def _with_bars() -> list[tuple[Any, str]]:
     from coremltools.converters.mil.mil.passes import pass_pipeline
 
     return [
-        (module, name) for module in (ops, pass_pipeline) for name in ("tqdm", "_tqdm") if hasattr(module, name)
+        (module, name)
+        for module in (ops, pass_pipeline)
+        for name in ("tqdm", "_tqdm")
+        if hasattr(module, name)
     ]
 
 

@@ -74,6 +74,8 @@ class Route:
         }
         labels = None
         if self.wanted.labels:
+            # coremltools cannot match descriptions of outputs with labels, which add two.
+            _name_outputs(program, self.outputs)
             labels = ct.ClassifierConfig(
                 list(self.wanted.labels),
                 predicted_feature_name=LABEL,
@@ -82,8 +84,8 @@ class Route:
         return ct.convert(
             program,
             convert_to="mlprogram",
-            inputs=boundary.input_types(self.prepared, self.inputs, shapes, self.image),
-            outputs=boundary.output_types(self.prepared, self.outputs),
+            inputs=boundary.input_types(self.prepared, self.inputs, shapes, self.model.example, self.image),
+            outputs=None if labels else boundary.output_types(self.prepared, self.outputs),
             classifier_config=labels,
             minimum_deployment_target=getattr(ct.target, self.wanted.target),
             compute_precision=precision,
@@ -113,6 +115,18 @@ class Route:
         if whole:
             road += f"; decomposed, since coremltools failed on them: {', '.join(sorted(whole))}"
         return f"Converted by {road}."
+
+
+def _name_outputs(program: ExportedProgram, names: tuple[str, ...]) -> None:
+    """Name the nodes behind the outputs, which is what coremltools calls them without a description."""
+    graph = program.graph_module.graph
+    (output,) = (node for node in graph.nodes if node.op == "output")
+    for node, name, spec in zip(output.args[0], names, program.graph_signature.output_specs, strict=True):
+        for other in graph.nodes:
+            if other.name == name and other is not node and other.op == "call_function":
+                other._rename(f"{name}_inside")
+        node._rename(name)
+        spec.arg.name = node.name
 
 
 def refuse_unknown(program: ExportedProgram, path: str) -> None:

@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from . import recurrent
+from . import recurrent, where
 
 Translation = Callable[[Any, Any], None]
 """`translation(context, node)`: adds MIL operators and names their result, as coremltools' own do."""
 
-TRANSLATIONS: Mapping[str, Translation] = {**recurrent.TRANSLATIONS}
+TRANSLATIONS: Mapping[str, Translation] = {**recurrent.TRANSLATIONS, **where.TRANSLATIONS}
 """By coremltools' name of the operator (`known.kind`)."""
 
 
