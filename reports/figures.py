@@ -8,6 +8,8 @@ from typing import Any
 from ..targets import figures
 
 UNKNOWN = "–"
+THIS_HOST = "this-host"
+"""The device's name in a manifest where no other was judged."""
 
 
 def size(value: float | None) -> str:
@@ -45,7 +47,14 @@ def term(value: float | None, unit: str) -> str:
         return UNKNOWN
     if unit == "B":
         return size(value)
+    if unit == "tok/s":
+        return f"{rate(value)} {unit}"
     return milliseconds(value) if unit == "ms" else f"{value:.4g} {unit}"
+
+
+def rate(value: float) -> str:
+    """Tokens a second: three figures, and whole ones above a hundred."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def fidelity_lines(fidelity: Mapping[str, Any] | None) -> list[tuple[str, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -31,9 +32,12 @@ def render(manifest: Mapping[str, Any]) -> str:
         term=figures.term,
         left_in_float=left_in_float,
         tokens=language.tokens_per_second,
+        threads=language.threads,
+        shell=shlex.join,
     )
     page: str = environment.get_template("report.html.j2").render(
         m=manifest,
+        other=manifest["device"] != figures.THIS_HOST,
         fidelity=figures.fidelity_lines(manifest["fidelity"]),
         held_out=figures.held_out(manifest) if manifest["fidelity"] else "",
         language_fidelity=language.fidelity_lines(manifest),

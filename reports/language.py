@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..verification.budget import rise_percent
-from .figures import UNKNOWN, percent
+from .figures import UNKNOWN, percent, rate
 
 SHOWN = 600
 """Characters of a prompt that stand before what the model wrote: its end."""
@@ -66,16 +66,16 @@ def speed_lines(manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
     if not speed:
         return []
     expected = speed["predicted_decode_tokens_per_second"]
-    generation = f"{speed['decode_tokens_per_second']:.4g} tokens/s"
+    generation = f"{rate(speed['decode_tokens_per_second'])} tokens/s"
     if expected:
         ratio = speed["decode_tokens_per_second"] / expected
         generation += (
-            f"; {expected:.4g} expected from {speed['bandwidth'] / 1e9:.3g} GB/s measured here"
+            f"; {rate(expected)} expected from {speed['bandwidth'] / 1e9:.3g} GB/s measured here"
             f" ({100 * (ratio - 1):+.0f} %)"
         )
-    threads = manifest["measured"]["threads"]
+    on = threads(manifest["measured"]["threads"])
     return [
-        ("prompt", f"{speed['prefill_tokens_per_second']:.4g} tokens/s on {threads} threads"),
+        ("prompt", f"{rate(speed['prefill_tokens_per_second'])} tokens/s on {on}"),
         ("generation", generation),
     ]
 
@@ -91,4 +91,9 @@ def sample(manifest: Mapping[str, Any]) -> str:
 
 def tokens_per_second(milliseconds_each: float | None) -> str:
     """Tokens a second from the time of one."""
-    return UNKNOWN if not milliseconds_each else f"{1e3 / milliseconds_each:.3g} tok/s"
+    return UNKNOWN if not milliseconds_each else f"{rate(1e3 / milliseconds_each)} tok/s"
+
+
+def threads(count: int) -> str:
+    """How many threads, in words."""
+    return f"{count} thread{'' if count == 1 else 's'}"

@@ -154,7 +154,9 @@ def _survey(what: str, found: Mapping[str, Verdict]) -> Table:
             if verdict.counted
             else figures.size(predicted.file_bytes),
             figures.size(predicted.peak_memory_bytes),
-            figures.UNKNOWN if predicted.tokens_per_second is None else f"{predicted.tokens_per_second:.3g}",
+            figures.UNKNOWN
+            if predicted.tokens_per_second is None
+            else figures.rate(predicted.tokens_per_second),
             Text(verdict.verdict, style=VERDICT_STYLE[verdict.verdict]),
         )
     return table

@@ -26,8 +26,6 @@ HIDDEN = ("Cc", "Cs")
 """Unicode categories that command a terminal, or cannot be written at all."""
 BIDIRECTIONAL = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 """Characters that let a terminal show others in another order."""
-THIS_HOST = "this-host"
-"""The device's name in a manifest where no other was judged."""
 
 
 class SafeConsole(Console):
@@ -109,7 +107,7 @@ def summary(console: Console, manifest: Mapping[str, Any], out: str) -> None:
     table = Table(title=Text(title), title_justify="left", title_style="bold")
     columns = [predicted, here, measured]
     headings = ["source", f"predicted\n{manifest['device']}", "predicted\nthis host", "measured\nthis host"]
-    if manifest["device"] == THIS_HOST:  # the same figures twice
+    if manifest["device"] == figures.THIS_HOST:  # the same figures twice
         del columns[0], headings[1]
     table.add_column("")
     for heading in headings:

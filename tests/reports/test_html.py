@@ -49,3 +49,13 @@ def test_what_leaves_the_engine_is_said_with_its_source() -> None:
     assert "25 % of the multiply-accumulates leave it" in page
     assert "No operator is known" in html.render(manifest(engine={**engine, "leaves": [], "mac_share": 1.0}))
     assert "Where it runs" not in html.render(manifest(engine=None))
+
+
+def test_this_host_is_predicted_once() -> None:
+    assert html.render(manifest()).count('<th class="n">predicted') == 2
+    assert html.render(manifest(device="this-host")).count('<th class="n">predicted') == 1
+
+
+def test_the_command_can_be_run_again() -> None:
+    page = html.render(manifest(command=["convert", "--prompt", "two words", "it's"]))
+    assert "convert --prompt &#39;two words&#39;" in page
