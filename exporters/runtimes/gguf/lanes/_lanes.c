@@ -25,7 +25,7 @@ EXPORTED int modelport_level(void) {
 }
 
 /* `rows` rows of `width` values of the source's type to ggml blocks of `type`, by the kernels of `level`.
- * Returns 0, or -1 where that level has no kernel for the type and nothing was written. */
+ * Returns 0; -1 where that level has no kernel for it and nothing was written; -2 where memory is short. */
 EXPORTED int64_t modelport_quantize(int level, int type, int from, int via, const void *source, void *target,
                                     int64_t rows, int64_t width, const float *importance, ggml_chunk ggml,
                                     struct report *report) {

@@ -72,3 +72,23 @@ static uint32_t vast(const float *x, int blocks, int n) {
         if ((to_bits(x[i]) & 0x7fffffff) > LARGEST) found |= 1u << i / n;
     return found;
 }
+
+/* float16, bfloat16 and float32. */
+static int floats(const struct task *t, struct report *r) {
+    float x[WEIGHTS] ALIGNED;
+    const int64_t n = t->rows * t->width, size = t->type == F32 ? 4 : 2;
+    const int from = t->type == F32 ? FROM_F32 : t->type == F16 ? FROM_F16 : FROM_BF16;
+    const int via = t->type == F16 ? VIA_F16 : VIA_BF16;
+    const int same = t->from == from && (t->via == VIA_NOTHING || (t->type != F32 && t->via == via));
+    for (int64_t at = 0; at < n; at += WEIGHTS) {
+        int count = n - at < WEIGHTS ? (int)(n - at) : WEIGHTS;
+        char *to = (char *)t->target + at * size;
+        if (convert(t, r, at, x, count) < INFINITE && same)
+            memcpy(to, (const char *)t->source + at * size, count * size);
+        else if (t->type == F16) narrow_half(x, (uint16_t *)to, count);
+        else if (t->type == BF16)
+            for (int i = 0; i < count; ++i) ((uint16_t *)to)[i] = brain(to_bits(x[i]));
+        else memcpy(to, x, count * sizeof(float));
+    }
+    return 0;
+}

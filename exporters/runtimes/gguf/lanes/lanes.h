@@ -39,8 +39,7 @@ struct task {
     ggml_chunk ggml;         /* takes the blocks whose numbers the lanes do not vouch for */
 };
 
-/* Returns 0, or -1 where this level has no kernel for the type. */
-typedef int (*level)(const struct task *, struct report *);
+/* Each returns 0, -1 where it has no kernel for the type or for this importance, or -2 where memory is short. */
 int modelport_plain(const struct task *, struct report *);
 int modelport_avx2(const struct task *, struct report *);
 int modelport_avx512(const struct task *, struct report *);

@@ -57,9 +57,11 @@ INLINE void transpose_tile(const float *from, int stride, float *to) {
 /* 16 whole numbers, modulo 256. */
 INLINE void store_bytes(uint8_t *to, const vf *a) {
     const __m256i low = _mm256_set1_epi32(0xff);
-    __m256i first = _mm256_and_si256(_mm256_cvttps_epi32(a[0]), low), second = _mm256_and_si256(_mm256_cvttps_epi32(a[1]), low);
+    __m256i first = _mm256_and_si256(_mm256_cvttps_epi32(a[0]), low);
+    __m256i second = _mm256_and_si256(_mm256_cvttps_epi32(a[1]), low);
     __m256i words = _mm256_permute4x64_epi64(_mm256_packus_epi32(first, second), 0xd8);
-    _mm_storeu_si128((__m128i *)to, _mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1)));
+    __m128i bytes = _mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
+    _mm_storeu_si128((__m128i *)to, bytes);
 }
 
 INLINE uint16_t half(float a) { return _cvtss_sh(a, 0); }

@@ -82,8 +82,8 @@ INLINE vf add_level(struct sums *s, vf step, vf min, vf top, vf value, vf weight
 }
 
 /* Levels of one step and their weighted sums, of both vectors; `capped`: some may lie above nmax. */
-INLINE void sum_step(const struct walk *s, struct sums *t, const float *x, const float *w, float *level, int n, int nmax,
-                     int capped) {
+INLINE void sum_step(const struct walk *s, struct sums *t, const float *x, const float *w, float *level, int n,
+                     int nmax, int capped) {
     vf zero = all(0), top = all(nmax), step0 = s[0].step, step1 = s[1].step, min0 = s[0].min, min1 = s[1].min;
     struct sums t0 = {zero, zero, zero}, t1 = {zero, zero, zero};
     for (int i = 0; i < n; ++i) {

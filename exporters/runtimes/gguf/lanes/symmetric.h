@@ -118,7 +118,8 @@ INLINE unsigned refine_vector(const float *x, int n, int nmax, float *scale, flo
             /* Within 0.499 of its level, or beyond the last one but not so far that the rounding trick wraps, it
              * would round to the level that it has. */
             vm beyond = either(both(equal(level, high), less(zero, off)), both(equal(level, low), less(off, zero)));
-            vm stays = either(less(magnitude(off), all(0.499f) * p), both(beyond, less(magnitude(off), all(0x1p20f) * p)));
+            vm within = less(magnitude(off), all(0.499f) * p), near = less(magnitude(off), all(0x1p20f) * p);
+            vm stays = either(within, both(beyond, near));
             if (!lanes(except(open, stays))) continue;
             vf wanted = target / p;
             odd = either(odd, except(open, less(magnitude(wanted), all(0x1p21f))));
