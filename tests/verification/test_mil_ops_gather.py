@@ -173,9 +173,26 @@ def test_an_index_outside_is_an_error_and_not_a_value() -> None:
             apply("gather_nd", x=np.zeros((3, 2)), indices=np.int32([[index, 0]]))
         with pytest.raises(SourceUnreadable, match=f"the index {index} on an axis of 3"):
             apply("scatter", data=np.zeros(3), indices=np.int32([index]), updates=np.zeros(1))
+        with pytest.raises(SourceUnreadable, match=f"the index {index} on an axis of 3"):
+            apply(
+                "scatter",
+                data=np.zeros(3),
+                indices=np.int32([index]),
+                updates=np.zeros(1),
+                validate_indices=True,
+            )
     with pytest.raises(SourceUnreadable, match="updates"):
         apply("scatter", data=np.zeros(3), indices=np.int32([1]), updates=np.zeros(2))
     with pytest.raises(SourceUnreadable, match="coordinates"):
         apply("gather_nd", x=np.zeros(3), indices=np.int32([[0, 0]]))
     with pytest.raises(UnknownOperator, match="mode=xor"):
         apply("scatter", data=np.zeros(3), indices=np.int32([1]), updates=np.zeros(1), mode="xor")
+
+
+def test_a_negative_index_is_undefined_from_ios17_on() -> None:
+    data, indices = np.float32([1, 2, 3]), np.int32([-1])
+    assert apply("gather", x=data, indices=indices).tolist() == [3]
+    with pytest.raises(UnknownOperator, match="gather with the negative index -1"):
+        apply("gather", x=data, indices=indices, validate_indices=False)
+    with pytest.raises(SourceUnreadable, match="the index -1 on an axis of 3"):
+        apply("gather", x=data, indices=indices, validate_indices=True)

@@ -133,6 +133,8 @@ def test_local_response_norm_is_over_neighbouring_channels(
         window = data[:, max(0, channel - half) : channel + half + 1]
         expected[:, channel] = data[:, channel] / (k + alpha / size * window.square().sum(1)) ** beta
     close(apply("local_response_norm", x=data, size=size, alpha=alpha, beta=beta, k=k), expected)
+    with pytest.raises(UnknownOperator, match="even size"):
+        apply("local_response_norm", x=data, size=size + 1)
 
 
 @settings(max_examples=60, deadline=None)

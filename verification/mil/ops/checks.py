@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ....targets.errors import SourceUnreadable
-from ..program import Operation
-from ..values import Tensor
+from ..program import Operation, UnknownOperator
+from ..values import Inputs, Tensor
 
 
 def axis_of(axis: int, rank: int, op: Operation) -> int:
@@ -21,22 +21,25 @@ def axes_of(axes: Iterable[int], rank: int, op: Operation) -> tuple[int, ...]:
     return tuple(sorted({axis_of(axis, rank, op) for axis in axes}))
 
 
-def indices_of(indices: Tensor, size: int, op: Operation) -> Tensor:
+def indices_of(indices: Tensor, size: int, op: Operation, x: Inputs) -> Tensor:
     """`indices` as int64 counted from the front of an axis of `size`.
 
-    Negative ones count from the back (iOS15 and iOS16; from iOS17 on they are undefined, and frontends write
-    none). One outside is an error: Core ML reads something undefined there, so nothing could be compared.
+    Negative ones count from the back, up to iOS16; from iOS17 on, where operators have `validate_indices`, they are
+    undefined unless they are validated. One outside is an error: Core ML reads something undefined there, so nothing
+    could be compared.
     """
     indices = indices.long()
-    if indices.numel():
-        low, high = int(indices.min()), int(indices.max())
-        if low < -size or high >= size:
-            raise SourceUnreadable(
-                f"the index {high if high >= size else low} on an axis of {size} elements", where=op.name
-            )
-        if low < 0:
-            indices = indices.where(indices >= 0, indices + size)
-    return indices
+    if not indices.numel():
+        return indices
+    low, high = int(indices.min()), int(indices.max())
+    lowest = 0 if x.flag("validate_indices", False) else -size
+    if low < lowest or high >= size:
+        raise SourceUnreadable(
+            f"the index {high if high >= size else low} on an axis of {size} elements", where=op.name
+        )
+    if low < 0 and "validate_indices" in x:
+        raise UnknownOperator.at(op.name, f"{op.type} with the negative index {low}")
+    return indices if low >= 0 else indices.where(indices >= 0, indices + size)
 
 
 def blocks_of(whole: Iterable[int], parts: Iterable[int], op: Operation) -> tuple[int, ...]:

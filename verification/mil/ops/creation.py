@@ -50,7 +50,10 @@ def non_zero(op: Operation, x: Inputs) -> tuple[Tensor, ...]:
 
 
 def classify(op: Operation, x: Inputs) -> tuple[Value, ...]:
-    """The class with the highest probability, and the probability of each by its name."""
+    """The class with the highest probability, and the probabilities in the order of `classes`.
+
+    Core ML's second output is a dictionary by class; here it is an array, not a tensor, since MIL gives it no shape.
+    """
     probabilities = x["probabilities"].reshape(-1)
     classes = x["classes"]
     names = classes.tolist() if isinstance(classes, Tensor) else list(x.many("classes"))
@@ -58,7 +61,7 @@ def classify(op: Operation, x: Inputs) -> tuple[Value, ...]:
         raise SourceUnreadable(
             f"{len(names)} classes for {probabilities.numel()} probabilities", where=op.name
         )
-    return names[int(probabilities.argmax())], dict(zip(names, probabilities.tolist(), strict=True))
+    return names[int(probabilities.argmax())], probabilities.numpy()
 
 
 OPS: dict[str, OpFunction] = {

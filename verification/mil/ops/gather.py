@@ -17,7 +17,7 @@ def gather(op: Operation, x: Inputs) -> tuple[Tensor, ...]:
     """
     data, batch = x["x"], x.integer("batch_dims", 0)
     axis = axis_of(x.integer("axis", 0), data.dim(), op)
-    indices = indices_of(x["indices"], data.shape[axis], op)
+    indices = indices_of(x["indices"], data.shape[axis], op, x)
     shape = bounded((*data.shape[:axis], *indices.shape[batch:], *data.shape[axis + 1 :]), op.name)
     if batch == 0:
         return (data.index_select(axis, indices.reshape(-1)).reshape(shape),)
@@ -36,7 +36,7 @@ def gather_along_axis(op: Operation, x: Inputs) -> tuple[Tensor, ...]:
     """For each place of `indices`, the element of x that differs from it in `axis` only."""
     data = x["x"]
     axis = axis_of(x.integer("axis", 0), data.dim(), op)
-    return (torch.take_along_dim(data, indices_of(x["indices"], data.shape[axis], op), dim=axis),)
+    return (torch.take_along_dim(data, indices_of(x["indices"], data.shape[axis], op, x), dim=axis),)
 
 
 def gather_nd(op: Operation, x: Inputs) -> tuple[Tensor, ...]:
@@ -47,13 +47,13 @@ def gather_nd(op: Operation, x: Inputs) -> tuple[Tensor, ...]:
             f"batch_dims={batch} of x {list(data.shape)} and indices {list(indices.shape)}", where=op.name
         )
     depth = batch + indices.shape[-1]
-    rows = rows_of(indices, data.shape, op, batch)
+    rows = rows_of(indices, data.shape, op, x, batch)
     shape = bounded((*indices.shape[:-1], *data.shape[depth:]), op.name)
     flat = data.reshape(-1, *data.shape[depth:])
     return (flat.index_select(0, rows.reshape(-1)).reshape(shape),)
 
 
-def rows_of(indices: Tensor, shape: torch.Size, op: Operation, batch: int = 0) -> Tensor:
+def rows_of(indices: Tensor, shape: torch.Size, op: Operation, x: Inputs, batch: int = 0) -> Tensor:
     """Coordinates in the last axis of `indices` as row numbers of a value of `shape`, its leading axes flattened.
 
     The first `batch` axes of `indices` are coordinates too: each batch reads its own part.
@@ -67,7 +67,7 @@ def rows_of(indices: Tensor, shape: torch.Size, op: Operation, batch: int = 0) -
         rows = rows * shape[axis] + place
     for axis in range(depth):
         size = shape[batch + axis]
-        rows = rows * size + indices_of(indices[..., axis], size, op)
+        rows = rows * size + indices_of(indices[..., axis], size, op, x)
     return rows
 
 

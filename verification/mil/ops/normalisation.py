@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from ..program import Operation
+from ..program import Operation, UnknownOperator
 from ..values import Inputs, OpFunction, Tensor
 from .checks import axes_of
 
@@ -67,6 +67,9 @@ def l2_norm(op: Operation, x: Inputs) -> tuple[Tensor, ...]:
 def local_response_norm(op: Operation, x: Inputs) -> tuple[Tensor, ...]:
     """x / (k + alpha / size * sum of squares over `size` neighbouring channels) ** beta."""
     size, alpha = x.integer("size"), x.number("alpha", 1e-4)
+    if size % 2 == 0:
+        # Which channels an even window holds is documented nowhere, and coremltools' tests say two things.
+        raise UnknownOperator.at(op.name, "local_response_norm with an even size")
     return (F.local_response_norm(x["x"], size, alpha, x.number("beta", 0.75), x.number("k", 1.0)),)
 
 

@@ -96,7 +96,7 @@ def _crops(op: Operation, x: Inputs, boxes: Tensor, images: Tensor) -> Tensor:
             else torch.tensor([0.5 if mode == "ALIGN_CORNERS" else 0.0])
         )
         lines.append(unit * (start[:, None] + (end - start)[:, None] * steps))
-    pictures = data.index_select(0, indices_of(images, data.shape[0], op))
+    pictures = data.index_select(0, indices_of(images, data.shape[0], op, x))
     high, wide = (line.expand(-1, *target) for line in (lines[0][:, :, None], lines[1][:, None, :]))
     outside = (high < 0) | (high > data.shape[2] - 1) | (wide < 0) | (wide > data.shape[3] - 1)
     samples = _bilinear(pictures, high.clamp(0, data.shape[2] - 1), wide.clamp(0, data.shape[3] - 1), 0.0)

@@ -16,7 +16,7 @@ def scatter(op: Operation, x: Inputs) -> tuple[Tensor, ...]:
     """Slices of `updates` on `axis` written to the places `indices` of the same axis of `data`."""
     data, indices, updates = x["data"], x["indices"], x["updates"]
     axis = axis_of(x.integer("axis", 0), data.dim(), op)
-    rows = indices_of(indices, data.shape[axis], op).reshape(-1)
+    rows = indices_of(indices, data.shape[axis], op, x).reshape(-1)
     _same(op, updates, (*data.shape[:axis], *indices.shape, *data.shape[axis + 1 :]))
     values = updates.reshape(*data.shape[:axis], rows.numel(), *data.shape[axis + 1 :])
     written = _write(op, data.movedim(axis, 0), rows, values.movedim(axis, 0), _mode(x))
@@ -30,7 +30,7 @@ def scatter_along_axis(op: Operation, x: Inputs) -> tuple[Tensor, ...]:
     _same(op, updates, indices.shape)
     _same(op, indices, (*data.shape[:axis], *indices.shape[axis : axis + 1], *data.shape[axis + 1 :]))
     places = torch.arange(data.numel()).reshape(data.shape)
-    rows = torch.take_along_dim(places, indices_of(indices, data.shape[axis], op), dim=axis)
+    rows = torch.take_along_dim(places, indices_of(indices, data.shape[axis], op, x), dim=axis)
     written = _write(op, data.reshape(-1), rows.reshape(-1), updates.reshape(-1), _mode(x))
     return (written.reshape(data.shape),)
 
@@ -39,7 +39,7 @@ def scatter_nd(op: Operation, x: Inputs) -> tuple[Tensor, ...]:
     """Slices of `updates` written to the coordinates in the last axis of `indices`."""
     data, indices, updates = x["data"], x["indices"], x["updates"]
     rest = data.shape[indices.shape[-1] :]
-    rows = rows_of(indices, data.shape, op).reshape(-1)
+    rows = rows_of(indices, data.shape, op, x).reshape(-1)
     _same(op, updates, (*indices.shape[:-1], *rest))
     written = _write(op, data.reshape(-1, *rest), rows, updates.reshape(-1, *rest), _mode(x))
     return (written.reshape(data.shape),)
