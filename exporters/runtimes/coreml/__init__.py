@@ -25,7 +25,7 @@ def export(job: Job, progress: Progress) -> Outcome:
     - `convert.source(job, wanted) -> Convertible`: the float graph, and how it becomes a package
     - `Convertible.build(precision) -> (MLModel, notes)`
     - `ranges.observe(model, source, job, progress) -> Seen`: peaks, and ranges for int8
-    - `activations.quantize(model, ranges) -> (MLModel, notes)`: scheme int8
+    - `activations.quantize(model, ranges, powers) -> (MLModel, notes)`: scheme int8
     - `overflow.half(model, peaks) -> (MLModel, notes)`: float16, but for what overflows
     - `weights.compress(model, job.quant) -> (MLModel, notes)`: every scheme but fp32 and fp16
     - `package.write(model, path, wanted, source)`: the same bytes for the same input
@@ -71,7 +71,7 @@ def _in_scheme(model: Any, source: Convertible, job: Job, progress: Progress) ->
     seen = ranges.observe(model, source, job, progress)
     notes = list(seen.notes)
     if job.quant == "int8":
-        model, said = activations.quantize(model, seen.ranges)
+        model, said = activations.quantize(model, seen.ranges, seen.powers)
         notes += said
     progress(f"write as {job.quant}", 0, 1)
     model, said = overflow.half(model, seen.peaks)

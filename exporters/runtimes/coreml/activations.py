@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import math
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -24,7 +25,7 @@ THROUGH = (
 """Operators that are fused behind an int8 one, or only move its result."""
 
 MIN_SQNR_DB = 20.0
-"""An activation that 8 bits cannot hold with this much signal to noise stays in float."""
+"""An activation whose rounding to 8 bits leaves less signal to noise than this stays in float."""
 
 LARGEST = 65504.0
 """What float16, in which the scales are stored, ends at."""
@@ -72,16 +73,19 @@ def _float16_above(value: float) -> float:
     return float(near)
 
 
-def quantize(model: Any, ranges: Mapping[str, Range]) -> tuple[Any, tuple[str, ...]]:
+def quantize(
+    model: Any, ranges: Mapping[str, Range], powers: Mapping[str, float]
+) -> tuple[Any, tuple[str, ...]]:
     """The float32 model (MLModel) with its int8 activations marked, and what the user should know about it.
 
-    `ranges` are those of `observed` values, by name. The weights are `weights.compress`'s affair. Raises
-    Unsupported where no operator can be int8.
+    `ranges` are those of the values that `observed` names, `powers` the mean squares of what `COMPUTE`
+    operators give, both by value name. The weights are `weights.compress`'s affair. Raises Unsupported where
+    no operator can be int8.
     """
     notes: list[str] = []
 
     def change(program: Any) -> None:
-        chosen, coarse, left = _plan(program, ranges)
+        chosen, coarse, left = _plan(program, ranges, powers)
         if not any(op.op_type in COMPUTE for op in chosen):
             raise Unsupported(
                 "no operator of this model can compute in int8: "
@@ -107,14 +111,12 @@ def observed(kind: str) -> tuple[str, ...]:
     return ("x", "y") if kind == "add" else ("x",) if kind in (*COMPUTE, *FOLLOWING) else ()
 
 
-def _plan(program: Any, ranges: Mapping[str, Range]) -> tuple[list[Any], list[Any], list[Any]]:
+def _plan(
+    program: Any, ranges: Mapping[str, Range], powers: Mapping[str, float]
+) -> tuple[list[Any], list[Any], list[Any]]:
     """(operators that become int8, those that could but for their activations' range, followers left behind)."""
     candidates = [op for op in operations(program) if observed(op.op_type) and _is_live(op)]
-    held = {
-        op: all(_is_held(ranges.get(op.inputs[name].name)) for name in observed(op.op_type))
-        for op in candidates
-    }
-    chosen = {op for op in candidates if held[op]}
+    chosen = {op for op in candidates if _sqnr_db(op, ranges, powers) >= MIN_SQNR_DB}
     changed = True
     while changed:
         lonely = {op for op in chosen if op.op_type in FOLLOWING and not _among(op, chosen)}
@@ -135,8 +137,27 @@ def _is_live(op: Any) -> bool:
     return op.op_type not in COMPUTE or op.inputs["weight"].val is not None
 
 
-def _is_held(seen: Range | None) -> bool:
-    return seen is not None and seen.span <= LARGEST and seen.sqnr_db >= MIN_SQNR_DB
+def _sqnr_db(op: Any, ranges: Mapping[str, Range], powers: Mapping[str, float]) -> float:
+    """Signal to noise in dB that rounding the operator's inputs to 8 bits leaves, -inf where it cannot be said.
+
+    For products it is that of the result: uniform noise of one step s has the power s²/12, and comes out of a
+    row of weights w with s²/12 times the sum of w². A feature that is always huge makes the step coarse for all
+    others, which its own power would hide.
+    """
+    import numpy as np
+
+    seen = [ranges.get(op.inputs[name].name) for name in observed(op.op_type)]
+    if any(one is None or one.span > LARGEST for one in seen):
+        return -math.inf
+    if op.op_type not in COMPUTE:
+        return min(one.sqnr_db for one in seen if one)
+    weight = np.asarray(op.inputs["weight"].val, np.float64)
+    gain = float(np.square(weight).sum() / weight.shape[0])
+    noise = sum((one.span / 255) ** 2 / 12 for one in seen if one) * gain
+    power = powers.get(op.outputs[0].name)
+    if power is None:
+        return -math.inf
+    return 10 * math.log10(power / noise) if noise and power else math.inf
 
 
 def _among(op: Any, chosen: Collection[Any]) -> bool:

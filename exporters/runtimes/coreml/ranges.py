@@ -13,10 +13,10 @@ from ....calibration.samples import SampleSet
 from ....targets.errors import Unsupported, UsageError
 from ....verification.mil.evaluate import Evaluator
 from ....verification.mil.package import open_package
-from ....verification.mil.program import Block, Program, Reference, UnknownOperator
+from ....verification.mil.program import Block, Operation, Program, Reference, UnknownOperator
 from ...job import Job, Progress
 from ...ports import to_artifact
-from .activations import observed
+from .activations import COMPUTE, observed
 from .convertible import Convertible
 
 if TYPE_CHECKING:
@@ -36,6 +36,8 @@ class Seen:
     """Largest absolute value; what stands for infinity (masks) is left out."""
     ranges: Mapping[str, Range]
     """Of the activations that int8 is for; empty for other schemes."""
+    powers: Mapping[str, float]
+    """Mean square of a typical row (feature map) of what convolutions and linear layers give; likewise."""
     notes: tuple[str, ...]
 
 
@@ -55,7 +57,7 @@ def observe(model: Any, source: Convertible, job: Job, progress: Progress) -> Se
                 where="--calibration",
                 mend="Give it, or choose int8-weight",
             )
-        return Seen({}, {}, ())
+        return Seen({}, {}, {}, ())
     samples = SampleSet.open(folder)
     count = samples.count if static else min(samples.count, FEW)
     observer = str(job.options.get("observer") or "minmax")
@@ -67,7 +69,7 @@ def observe(model: Any, source: Convertible, job: Job, progress: Progress) -> Se
         progress("observe activations", count, count)
 
     try:
-        peaks, ranges = collect(Path(model.package_path), feeds(), observer if static else None)
+        peaks, ranges, powers = collect(Path(model.package_path), feeds(), observer if static else None)
     except UnknownOperator as error:
         if static:
             raise Unsupported(
@@ -75,24 +77,25 @@ def observe(model: Any, source: Convertible, job: Job, progress: Progress) -> Se
                 where=f"--quant int8: {error.where}",
                 mend="Choose int8-weight",
             ) from error
-        return Seen({}, {}, (f"Whether float16 overflows was not looked for: {error.fact}",))
+        return Seen({}, {}, {}, (f"Whether float16 overflows was not looked for: {error.fact}",))
     notes = (f"Ranges of {len(ranges)} activations from {count} samples by {observer}",) if static else ()
-    return Seen(peaks, ranges, notes)
+    return Seen(peaks, ranges, powers, notes)
 
 
 def collect(
     package: Path, feeds: Iterable[Feed], observer: str | None
-) -> tuple[dict[str, float], dict[str, Range]]:
-    """(largest absolute value, range) of the values of a float package over all feeds, by name.
+) -> tuple[dict[str, float], dict[str, Range], dict[str, float]]:
+    """(largest absolute values, ranges, powers) of a float package's values over all feeds, by name.
 
-    Every value has a peak, inputs included; ranges are those of `activations.observed` inputs, by the
-    observer of that name, and none where it is None.
+    Every value has a peak, inputs included. Ranges are those of `activations.observed` inputs, by the observer
+    of that name; powers those of the results of `activations.COMPUTE`; there are none where it is None.
     """
     import numpy as np
 
     program = open_package(package).program
     evaluator = Evaluator(program, rounding=False)
     watching = {} if observer is None else _watches(program, observer)
+    results = {} if observer is None else _result_watches(program)
     peaks: dict[str, float] = {}
 
     def watch(name: str, values: np.ndarray[Any, Any]) -> None:
@@ -102,31 +105,46 @@ def collect(
         peaks[name] = max(peaks.get(name, 0.0), float(np.fmax.reduce(np.abs(inside), axis=None)))
         if name in watching:
             watching[name].observe(inside)
+        if name in results:
+            results[name].observe(inside)
 
     for feed in feeds:
         for name, values in feed.items():
             watch(name, values)
         evaluator.run(feed, watch)
-    return peaks, {name: seen.range() for name, seen in watching.items() if name in peaks}
+    ranges = {name: seen.range() for name, seen in watching.items() if name in peaks}
+    return peaks, ranges, {name: seen.range().power for name, seen in results.items() if name in peaks}
 
 
 def _watches(program: Program, observer: str) -> dict[str, Watch]:
     """One watch for each value that an operator could read in 8 bits."""
     make = observers.make(observer)
     found: dict[str, Watch] = {}
-
-    def inside(block: Block) -> None:
-        for op in block.operations:
-            for name in observed(op.type):
-                for given in op.inputs.get(name, ()):
-                    if isinstance(given, Reference):
-                        rank = len(op.outputs[0].type.shape)
-                        found.setdefault(given.name, Watch(make(), feature_map=rank == 4))
-            for nested in op.blocks:
-                inside(nested)
-
-    inside(program.main.block)
+    for op in _operations(program.main.block):
+        for name in observed(op.type):
+            for given in op.inputs.get(name, ()):
+                if isinstance(given, Reference):
+                    found.setdefault(given.name, Watch(make(), feature_map=_gives_map(op)))
     return found
+
+
+def _result_watches(program: Program) -> dict[str, Watch]:
+    """One watch for each result of an operator that multiplies and accumulates."""
+    make = observers.make("minmax")
+    computing = [op for op in _operations(program.main.block) if op.type in COMPUTE]
+    return {op.outputs[0].name: Watch(make(), feature_map=_gives_map(op)) for op in computing}
+
+
+def _gives_map(op: Operation) -> bool:
+    return len(op.outputs[0].type.shape) == 4
+
+
+def _operations(block: Block) -> Iterator[Operation]:
+    """Every operation of a block, those inside loops and branches included."""
+    for op in block.operations:
+        yield op
+        for nested in op.blocks:
+            yield from _operations(nested)
 
 
 def _given(feed: Feed, source: Convertible) -> Feed:

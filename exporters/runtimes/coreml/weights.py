@@ -224,7 +224,7 @@ def _linear_pass() -> Any:
     from coremltools.optimize import _utils
     from coremltools.optimize.coreml import _quantization_passes as passes
 
-    class Searching(passes.linear_quantize_weights):  # type: ignore[misc]
+    class Searching(passes.linear_quantize_weights):
         @classmethod
         def blockwise_compress_by_dtype(
             cls, original_data: Any, dtype: Any, mode: str, block_sizes: Any
