@@ -9,11 +9,11 @@ from typing import Any
 IOS = ("iOS15", "iOS16", "iOS17", "iOS18")
 
 
-def save(program: Any, path: Path, target: str = "iOS17", *, half: bool = False, **options: Any) -> Path:
-    """Convert a MIL program or traced module and write it as the package `path`."""
+def converted(program: Any, target: str = "iOS17", *, half: bool = False, **options: Any) -> Any:
+    """A MIL program or traced module as coremltools' MLModel."""
     import coremltools
 
-    model = coremltools.convert(
+    return coremltools.convert(
         program,
         convert_to="mlprogram",
         minimum_deployment_target=getattr(coremltools.target, target),
@@ -21,7 +21,11 @@ def save(program: Any, path: Path, target: str = "iOS17", *, half: bool = False,
         skip_model_load=True,
         **options,
     )
-    model.save(str(path))
+
+
+def save(program: Any, path: Path, target: str = "iOS17", *, half: bool = False, **options: Any) -> Path:
+    """Convert a MIL program or traced module and write it as the package `path`."""
+    converted(program, target, half=half, **options).save(str(path))
     return path
 
 

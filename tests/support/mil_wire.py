@@ -88,12 +88,14 @@ def constant(name: str, dtype: str, shape: Sequence[int], value: bytes) -> bytes
     return operation("const", named(name, dtype, shape), attributes={"val": value}, name=name)
 
 
-def program(inputs: Sequence[bytes], operations: Sequence[bytes], outputs: Sequence[str]) -> bytes:
-    """A Program message with one function `main` for iOS17."""
-    block = b"".join(field(2, name) for name in outputs) + b"".join(field(3, part) for part in operations)
+def program(
+    inputs: Sequence[bytes], operations: Sequence[bytes], outputs: Sequence[str], name: str = "main"
+) -> bytes:
+    """A Program message with one function for iOS17; two of them joined are a program of two functions."""
+    block = b"".join(field(2, output) for output in outputs) + b"".join(field(3, part) for part in operations)
     function = b"".join(field(1, given) for given in inputs) + field(2, "CoreML7")
     function += field(3, entry("CoreML7", block))
-    return number(1, 1) + field(2, entry("main", function))
+    return number(1, 1) + field(2, entry(name, function))
 
 
 def array_feature(name: str, shape: Sequence[int]) -> bytes:
@@ -101,9 +103,13 @@ def array_feature(name: str, shape: Sequence[int]) -> bytes:
     return field(1, name) + field(3, field(5, b"".join(number(1, n) for n in shape) + number(2, 65568)))
 
 
-def model(body: bytes, inputs: Sequence[bytes] = (), outputs: Sequence[bytes] = ()) -> bytes:
-    """A Model message with the Program `body`."""
+def model(
+    body: bytes, inputs: Sequence[bytes] = (), outputs: Sequence[bytes] = (), default: str = ""
+) -> bytes:
+    """A Model message with the Program `body`; `default` names the function that runs by default."""
     description = b"".join(field(1, one) for one in inputs) + b"".join(field(10, one) for one in outputs)
+    if default:
+        description += field(21, default)
     return number(1, 8) + field(2, description) + field(502, body)
 
 

@@ -274,6 +274,19 @@ def test_the_thread_count_holds_for_the_run_alone(tmp_path: Path) -> None:
     assert torch.get_num_threads() == before
 
 
+def test_another_function_than_the_default_is_run_by_name(tmp_path: Path) -> None:
+    parts = {name: w.operation(name, w.named("y", "fp32", (4, 3)), {"x": "x"}) for name in ("relu", "abs")}
+    body = b"".join(
+        w.program([w.named("x", "fp32", (4, 3))], [part], ["y"], name) for name, part in parts.items()
+    )
+    with pytest.raises(SourceUnreadable, match="the function main is missing"):
+        loaded(tmp_path, w.model(body))
+    program = loaded(tmp_path, w.model(body, default="abs"))
+    feeds = {"x": np.full((4, 3), -2, np.float32)}
+    assert Evaluator(program).run(feeds)["y"][0, 0] == 2
+    assert Evaluator(program, function="relu").run(feeds)["y"][0, 0] == 0
+
+
 def everything() -> tuple[bytes, bytes]:
     """A program of several kinds of operators, constants and types, and its weights: what is damaged below."""
     kernel = np.arange(54, dtype=np.float16)
