@@ -85,8 +85,8 @@ def sample(manifest: Mapping[str, Any]) -> str:
     made = manifest.get("sample")
     if not made:
         return ""
-    prompt = made["prompt"]
-    return ("… " + prompt[-SHOWN:] if len(prompt) > SHOWN else prompt) + made["text"]
+    prompt, text = str(made["prompt"]), str(made["text"])
+    return ("… " + prompt[-SHOWN:] if len(prompt) > SHOWN else prompt) + text
 
 
 def tokens_per_second(milliseconds_each: float | None) -> str:

@@ -6,7 +6,7 @@ import ctypes
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType, TracebackType
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -24,7 +24,23 @@ ERROR_LEVEL = 4
 LONGEST_TEXT = (1 << 31) - 1
 
 
-class Model:
+class _Closing:
+    """Something of llama.cpp's that is freed at the end of a `with`."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Free it."""
+        raise NotImplementedError
+
+
+class Model(_Closing):
     """A loaded file; close it, or use it in a `with`."""
 
     def __init__(self, path: Path, *, vocab_only: bool = False) -> None:
@@ -44,14 +60,6 @@ class Model:
         if not self.handle:
             raise ConversionFailed(f"the file does not load in llama.cpp: {_reason(said)}", where=path.name)
         self._vocab = self.llama.llama_model_get_vocab(self.handle)
-
-    def __enter__(self) -> Model:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Free the model; its contexts are closed before it."""
@@ -123,7 +131,7 @@ class Model:
         return bool(self.llama.llama_vocab_is_eog(self._vocab, token))
 
 
-class Context:
+class Context(_Closing):
     """Room for one sequence of tokens in a model; close it before the model, or use it in a `with`."""
 
     def __init__(
@@ -163,14 +171,6 @@ class Context:
             )
         self._given = self.llama.llama_batch_init(self.batch, 0, 1)
         self._rows = 0
-
-    def __enter__(self) -> Context:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Free the context."""
