@@ -16,6 +16,17 @@ if TYPE_CHECKING:
 
 LARGEST = 1 << 20
 """Elements of a constant that may be made out of smaller ones (a 1024 x 1024 mask)."""
+FILLS = (
+    "aten.new_ones",
+    "aten.new_zeros",
+    "aten.new_full",
+    "aten.zeros_like",
+    "aten.ones_like",
+    "aten.full_like",
+)
+"""Operators that take only the shape and dtype of their input, which are known even where its values are not."""
+LARGEST_FILL = 1 << 12
+"""Elements of a filled tensor that is folded all the same: larger ones are better made by the device."""
 NAME = "folded_"
 
 
@@ -34,6 +45,8 @@ def fold(program: ExportedProgram) -> ExportedProgram:
         for node in graph.nodes:
             if node.op == "get_attr":
                 values[node] = getattr(program.graph_module, str(node.target), None)
+            elif node.op == "call_function" and _is_fill(node):
+                values[node] = _filled(node)
             elif node.op == "call_function" and _foldable(node, values):
                 values[node] = _computed(node, values)
     made = [node for node in values if node not in weights and node.op == "call_function"]
@@ -81,6 +94,23 @@ def _foldable(node: torch.fx.Node, values: dict[Any, Any]) -> bool:
     known = [values[argument] for argument in node.all_input_nodes]
     given = sum(tensor.numel() for tensor in known if isinstance(tensor, torch.Tensor))
     return sum(each.numel() for each in results) <= max(LARGEST, given)
+
+
+def _is_fill(node: torch.fx.Node) -> bool:
+    if str(node.target).rpartition(".")[0] not in FILLS or len(node.all_input_nodes) != 1:
+        return False
+    given, result = node.all_input_nodes[0].meta["val"], node.meta["val"]
+    if not all(isinstance(size, int) for size in (*given.shape, *result.shape)):
+        return False
+    return bool(result.numel() <= LARGEST_FILL)
+
+
+def _filled(node: torch.fx.Node) -> torch.Tensor:
+    import torch
+
+    fake = node.args[0].meta["val"]  # type: ignore[union-attr]  # a node, by _is_fill
+    like = torch.empty(1, dtype=fake.dtype).expand(fake.shape)
+    return node.target(like, *node.args[1:], **node.kwargs)  # type: ignore[operator,no-any-return]
 
 
 def _computed(node: torch.fx.Node, values: dict[Any, Any]) -> Any:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from .known import is_known
+from .rules import rules
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
@@ -46,17 +47,18 @@ def can_decompose(name: str) -> bool:
 def _default_table() -> dict[Any, Callable[..., Any]]:
     import torch
 
-    return dict(torch.export.default_decompositions().items())
+    return {**dict(torch.export.default_decompositions().items()), **rules()}
 
 
 def _all_rules(targets: set[Any], whole: frozenset[str]) -> dict[Any, Callable[..., Any]]:
     """Rules of torch's full table, beyond those of its default, for unknown operators of the graph."""
     from torch._decomp import decomposition_table
 
+    ours = rules()
     return {
         op: decomposition_table[op]
         for op in targets
-        if op in decomposition_table and (not is_known(op) or str(op) in whole)
+        if op in decomposition_table and op not in ours and (not is_known(op) or str(op) in whole)
     }
 
 
