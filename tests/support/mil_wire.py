@@ -51,6 +51,11 @@ def ints(values: Sequence[int], shape: Sequence[int]) -> bytes:
     return field(2, tensor_type("int32", shape)) + field(3, field(1, field(2, field(1, packed))))
 
 
+def raw(data: bytes, dtype: str, shape: Sequence[int]) -> bytes:
+    """A Value message of a dtype that is written as bytes (fp16, int8, int4, ...)."""
+    return field(2, tensor_type(dtype, shape)) + field(3, field(1, field(7, field(1, data))))
+
+
 def stored(
     dtype: str, shape: Sequence[int], offset: int, file: str = "@model_path/weights/weight.bin"
 ) -> bytes:

@@ -18,8 +18,10 @@ import mil_wire as w
 from modelport.targets.errors import ModelportError, SourceUnreadable, UsageError
 from modelport.verification.mil import compile as compiling
 from modelport.verification.mil.evaluate import Evaluator
+from modelport.verification.mil.ops import OPS
 from modelport.verification.mil.package import open_package
-from modelport.verification.mil.program import Program, UnknownOperator
+from modelport.verification.mil.program import Operation, Program, UnknownOperator
+from modelport.verification.mil.values import Inputs
 
 pytestmark = pytest.mark.slow
 
@@ -45,6 +47,10 @@ class Net(torch.nn.Module):
 
 def evaluator(path: Path, **options: Any) -> Evaluator:
     return Evaluator(open_package(path).program, **options)
+
+
+def single(values: Any) -> np.ndarray[Any, Any]:
+    return np.array(values, np.float32)
 
 
 def decibels(signal: np.ndarray[Any, Any], found: np.ndarray[Any, Any]) -> float:
@@ -95,7 +101,7 @@ def test_every_computed_value_is_watched_by_name(tmp_path: Path) -> None:
     )
     seen: dict[str, list[float]] = {}
     evaluator(path).run(
-        {"x0": np.float32([0, 1, 2])}, watch=lambda name, value: seen.update({name: value.tolist()})
+        {"x0": single([0, 1, 2])}, watch=lambda name, value: seen.update({name: value.tolist()})
     )
     assert seen == {"less": [-1, 0, 1], "kept": [0, 0, 1]}
 
@@ -109,8 +115,8 @@ def test_conditions_see_the_values_around_them(tmp_path: Path) -> None:
         )
 
     run = evaluator(made.build(tmp_path / "m.mlpackage", body, [(2,)])).run
-    assert next(iter(run({"x0": np.float32([1, 2])}).values())).tolist() == [3, 6]
-    assert next(iter(run({"x0": np.float32([-1, -2])}).values())).tolist() == [-1, -2]
+    assert next(iter(run({"x0": single([1, 2])}).values())).tolist() == [3, 6]
+    assert next(iter(run({"x0": single([-1, -2])}).values())).tolist() == [-1, -2]
 
 
 def test_a_loop_runs_until_its_condition_fails(tmp_path: Path) -> None:
@@ -123,7 +129,7 @@ def test_a_loop_runs_until_its_condition_fails(tmp_path: Path) -> None:
         return turns[1]
 
     run = evaluator(made.build(tmp_path / "m.mlpackage", body, [(2,)])).run
-    assert next(iter(run({"x0": np.float32([1, 3])}).values())).tolist() == [32, 96]
+    assert next(iter(run({"x0": single([1, 3])}).values())).tolist() == [32, 96]
 
 
 def test_a_state_is_kept_between_runs(tmp_path: Path) -> None:
@@ -144,10 +150,10 @@ def test_a_state_is_kept_between_runs(tmp_path: Path) -> None:
     assert [(state.name, state.shape) for state in package.states] == [("total", (2,))]
     ready = Evaluator(package.program)
     assert [given.name for given in ready.inputs] == ["x"]
-    totals = [ready.run({"x": np.float32([1, 2])})["y"].tolist() for _ in range(3)]
+    totals = [ready.run({"x": single([1, 2])})["y"].tolist() for _ in range(3)]
     assert totals == [[1, 2], [2, 4], [3, 6]]
     ready.reset()
-    assert ready.run({"x": np.float32([1, 2])})["y"].tolist() == [1, 2]
+    assert ready.run({"x": single([1, 2])})["y"].tolist() == [1, 2]
 
 
 def test_free_sizes_are_taken_from_the_feed(tmp_path: Path) -> None:
@@ -188,13 +194,17 @@ def test_compressed_weights_are_expanded_once_for_all_runs(
         return mb.linear(x=x, weight=weight)
 
     calls = []
-    known = compiling.OPS["constexpr_affine_dequantize"]
-    counted = lambda op, x: calls.append(op.name) or known(op, x)  # noqa: E731
-    monkeypatch.setitem(compiling.OPS, "constexpr_affine_dequantize", counted)
+    known = OPS["constexpr_affine_dequantize"]
+
+    def counted(op: Operation, x: Inputs) -> tuple[Any, ...]:
+        calls.append(op.name)
+        return known(op, x)
+
+    monkeypatch.setitem(OPS, "constexpr_affine_dequantize", counted)
     ready = evaluator(made.build(tmp_path / "m.mlpackage", body, [(1, 3)], "iOS16"))
     weight = (np.arange(-6, 6).reshape(4, 3) - 1) * 0.5
     for _ in range(2):
-        (found,) = ready.run({"x0": np.float32([[1, 2, 3]])}).values()
+        (found,) = ready.run({"x0": single([[1, 2, 3]])}).values()
         np.testing.assert_allclose(found[0], weight @ [1, 2, 3])
     assert len(calls) == 1
 

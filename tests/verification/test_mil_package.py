@@ -39,7 +39,7 @@ def message(
 
 def good(tmp_path: Path, **changes: object) -> Path:
     data, _ = w.weights([("fp32", KERNEL.tobytes())])
-    return w.write(tmp_path / "model.mlpackage", message(**changes), data)  # type: ignore[arg-type]
+    return w.write(tmp_path / "model.mlpackage", message(**changes), data)
 
 
 def test_a_package_tells_its_interface_and_its_program(tmp_path: Path) -> None:
@@ -77,6 +77,7 @@ def test_bfloat16_becomes_float32() -> None:
         ({"offset": 1 << 40}, "no blob can be at this offset"),
         ({"dtype": "fp16"}, "holds fp32, the program declares fp16"),
         ({"shape": (2, 4)}, "24 bytes, 32 are needed"),
+        ({"shape": (1, 3)}, "24 bytes, 12 are needed"),
         ({"shape": (1 << 40, 1 << 20)}, "are needed"),
         ({"file": "@model_path/../../Manifest.json"}, "leads out"),
         ({"file": "/etc/passwd"}, "not in the package"),
@@ -144,6 +145,13 @@ def test_a_value_that_is_used_before_it_is_computed_is_refused(tmp_path: Path) -
 def test_an_immediate_value_of_another_size_than_its_type_is_refused(tmp_path: Path) -> None:
     body = w.program([], [w.constant("c", "fp32", (2, 2), w.floats([1, 2, 3], (2, 2)))], ["c"])
     with pytest.raises(SourceUnreadable, match="3 values or bytes where the type asks for 4"):
+        open_package(w.write(tmp_path / "m.mlpackage", w.model(body)))
+
+
+@pytest.mark.parametrize("size", [0, 6, 10])
+def test_immediate_bytes_of_another_size_than_their_type_are_refused(tmp_path: Path, size: int) -> None:
+    body = w.program([], [w.constant("c", "fp16", (2, 2), w.raw(bytes(size), "fp16", (2, 2)))], ["c"])
+    with pytest.raises(SourceUnreadable, match=f"{size} values or bytes where the type asks for 8"):
         open_package(w.write(tmp_path / "m.mlpackage", w.model(body)))
 
 

@@ -148,7 +148,7 @@ def test_pad_by_every_mode(shape: tuple[int, ...], data: st.DataObject, mode: st
     pads = [data.draw(st.integers(0, limit)) for limit in limits for _ in range(2)]
     x = counted(shape)
     pairs = [(0, 0)] * (len(shape) - padded) + list(zip(pads[::2], pads[1::2], strict=True))
-    how = {"mode": "edge" if mode == "replicate" else mode} | (
+    how: dict[str, Any] = {"mode": "edge" if mode == "replicate" else mode} | (
         {"constant_values": 7.0} if mode == "constant" else {}
     )
     value = 7.0 if mode == "constant" else None
