@@ -10,8 +10,8 @@ from ai_edge_litert import schema_py_generated as schema
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from modelport.calibration.ranges import Range
 from modelport.exporters.runtimes.litert import flatbuffer, recipes
-from modelport.exporters.runtimes.litert.ranges import Range
 from modelport.targets.errors import Unsupported
 
 FLOAT, INT = schema.TensorType.FLOAT32, schema.TensorType.INT32

@@ -7,9 +7,9 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ....calibration.ranges import Range
 from ....targets.errors import Unsupported
 from .flatbuffer import Graph, Op
-from .ranges import Range
 
 CONVOLUTIONS = ("CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV")
 COMPUTE = ("FULLY_CONNECTED", "BATCH_MATMUL", *CONVOLUTIONS)
