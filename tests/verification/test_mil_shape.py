@@ -92,8 +92,8 @@ def test_joining_and_cutting_undo_each_other(shape: tuple[int, ...], data: st.Da
     even = apply_all("split", x=np.concatenate(alike, axis), axis=axis, num_splits=count)
     assert all(np.array_equal(found.numpy(), part) for found, part in zip(even, alike, strict=True))
     turns = apply("concat", values=tuple(alike), axis=axis, interleave=True)
-    for n, part in enumerate(alike):
-        assert np.array_equal(np.take(turns, range(n, turns.shape[axis], count), axis), part)
+    for n, one in enumerate(alike):
+        assert np.array_equal(np.take(turns, range(n, turns.shape[axis], count), axis), one)
 
 
 @settings(max_examples=200, deadline=None)
