@@ -41,7 +41,7 @@ class TorchModel:
 
 
 def load(kind: str, path: Path, options: Mapping[str, Any]) -> TorchModel:
-    """Load a source of kind "torch-exported" or "huggingface" that passed its pre-flight validator.
+    """Load a source of kind "torch-exported", "huggingface" or "onnx" that passed its pre-flight validator.
 
     `options["sequence"]` is the length of token inputs in the example (tokens, default 128). Raises
     SourceUnreadable for weights that are missing, of the wrong shape, NaN or Inf, and Unsupported for a
@@ -53,6 +53,10 @@ def load(kind: str, path: Path, options: Mapping[str, Any]) -> TorchModel:
         from . import huggingface_model
 
         model = huggingface_model.load(path, options)
+    elif kind == "onnx":
+        from . import onnx_program
+
+        return onnx_program.load(path, options)
     else:
         raise Unsupported(f"a source of kind {kind!r} is not a torch model", where=str(path))
     for name, tensor in model.module.state_dict().items():

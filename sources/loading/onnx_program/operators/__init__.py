@@ -1,0 +1,29 @@
+"""The ONNX operators that become torch functions, by name; one module a family."""
+
+from __future__ import annotations
+
+from ..call import Operator
+from . import (
+    comparison,
+    convolution,
+    elementwise,
+    indexing,
+    linear,
+    normalisation,
+    pooling,
+    quantization,
+    recurrent,
+    reduction,
+    resize,
+    shape,
+)
+
+FAMILIES = (
+    elementwise, comparison, convolution, pooling, reduction, shape, indexing, normalisation, linear,
+    recurrent, quantization, resize,
+)  # fmt: skip
+
+OPERATORS: dict[str, Operator] = {
+    name: function for family in FAMILIES for name, function in family.OPERATORS.items()
+}
+"""Operator of the domain ai.onnx to the function that computes it."""
