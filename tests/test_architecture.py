@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-ROOMS = ("targets", "sources", "calibration", "exporters", "verification", "reports")
+ROOMS = ("targets", "sources", "calibration", "mil", "exporters", "verification", "reports")
 MODULES = [path for room in ROOMS for path in sorted((ROOT / room).rglob("*.py"))]
 STANDARD_LIBRARY_ONLY = ("targets",)
 FRAMEWORKS = {

@@ -13,9 +13,9 @@ from modelport.calibration.samples import write_set
 from modelport.exporters.job import Job, Outcome
 from modelport.exporters.runtimes import coreml
 from modelport.sources.loading.reference import load_reference
-from modelport.verification.mil.evaluate import Evaluator
-from modelport.verification.mil.package import open_package
-from modelport.verification.mil.program import Operation, Program
+from modelport.mil.evaluate import Evaluator
+from modelport.mil.package import open_package
+from modelport.mil.program import Operation, Program
 
 Arrays = Mapping[str, np.ndarray[Any, Any]]
 

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from modelport.verification.mil.ops import OPS
-from modelport.verification.mil.program import NamedType, Operation, ValueType
-from modelport.verification.mil.values import Inputs, stored
+from modelport.mil.ops import OPS
+from modelport.mil.program import NamedType, Operation, ValueType
+from modelport.mil.values import Inputs, stored
 
 
 def carrier(value: Any) -> Any:

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 import mil_packages as made
-from modelport.verification.mil.evaluate import Evaluator
-from modelport.verification.mil.package import open_package
+from modelport.mil.evaluate import Evaluator
+from modelport.mil.package import open_package
 
 pytestmark = pytest.mark.slow
 

@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 import mil_packages as made
 import mil_wire as w
 from modelport.targets.errors import ModelportError, SourceUnreadable, UsageError
-from modelport.verification.mil import compile as compiling
-from modelport.verification.mil.evaluate import Evaluator
-from modelport.verification.mil.ops import OPS
-from modelport.verification.mil.package import open_package
-from modelport.verification.mil.program import Operation, Program, UnknownOperator
-from modelport.verification.mil.values import Inputs
+from modelport.mil import compile as compiling
+from modelport.mil.evaluate import Evaluator
+from modelport.mil.ops import OPS
+from modelport.mil.package import open_package
+from modelport.mil.program import Operation, Program, UnknownOperator
+from modelport.mil.values import Inputs
 
 pytestmark = pytest.mark.slow
 

@@ -11,8 +11,8 @@ import torch
 
 import mil_packages as made
 from modelport.targets.errors import SourceUnreadable
-from modelport.verification.mil.evaluate import Evaluator
-from modelport.verification.mil.package import open_package
+from modelport.mil.evaluate import Evaluator
+from modelport.mil.package import open_package
 
 pytestmark = pytest.mark.slow
 
@@ -90,7 +90,7 @@ def test_a_loop_without_an_end_is_ended(tmp_path: Path, monkeypatch: pytest.Monk
             loop_vars=(x,),
         )
 
-    monkeypatch.setattr("modelport.verification.mil.ops.control.MAX_ITERATIONS", 50)
+    monkeypatch.setattr("modelport.mil.ops.control.MAX_ITERATIONS", 50)
     path = made.build(tmp_path / "m.mlpackage", body, [(1,)])
     assert run(path, x0=[3]).tolist() == [3]
     with pytest.raises(SourceUnreadable, match="after 50 turns"):

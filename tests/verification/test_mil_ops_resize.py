@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from mil_calls import apply
 from modelport.targets.errors import SourceUnreadable
-from modelport.verification.mil.program import UnknownOperator
+from modelport.mil.program import UnknownOperator
 
 pytestmark = pytest.mark.slow
 

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 import mil_wire as w
 from modelport.targets.errors import ModelportError, SourceUnreadable, Unsupported
-from modelport.verification.mil.blobs import BITS, decode
-from modelport.verification.mil.package import Feature, open_package
-from modelport.verification.mil.program import Reference
+from modelport.mil.blobs import BITS, decode
+from modelport.mil.package import Feature, open_package
+from modelport.mil.program import Reference
 
 KERNEL = np.arange(6, dtype=np.float32).reshape(2, 3)
 

@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as hnp
 
 from mil_calls import apply, apply_all
 from modelport.targets.errors import SourceUnreadable
-from modelport.verification.mil.program import UnknownOperator
+from modelport.mil.program import UnknownOperator
 
 pytestmark = pytest.mark.slow
 

@@ -13,7 +13,7 @@ import coreml_packages
 from modelport.verification import audit, runners
 from modelport.verification.audit.rule import shares
 from modelport.verification.fidelity import sqnr_db
-from modelport.verification.mil.package import Feature
+from modelport.mil.package import Feature
 from modelport.verification.runners import mlpackage
 
 pytestmark = pytest.mark.slow
@@ -117,7 +117,7 @@ def test_the_runner_gives_what_torch_gives(packages, name, least_db):
 
 
 def test_an_unknown_operator_is_not_checked_and_never_passed(packages, monkeypatch):
-    from modelport.verification.mil.ops import OPS
+    from modelport.mil.ops import OPS
 
     monkeypatch.delitem(OPS, "max_pool")
     with pytest.raises(runners.NotChecked, match=r"^op max_pool$"):

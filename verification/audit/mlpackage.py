@@ -16,9 +16,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..mil.blobs import packed_bytes
-from ..mil.package import open_package
-from ..mil.program import Block, Constant, Operation, Reference, ValueType
+from ...mil.blobs import packed_bytes
+from ...mil.package import open_package
+from ...mil.program import Block, Constant, Operation, Reference, ValueType
 from . import Audit
 from .mlpackage_macs import multiply_accumulates
 

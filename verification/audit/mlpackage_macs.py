@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 
-from ..mil.program import Constant, Operation, Reference, ValueType
+from ...mil.program import Constant, Operation, Reference, ValueType
 
 Types = Mapping[str, ValueType]
 Constants = Callable[[Reference | Constant], Constant | None]

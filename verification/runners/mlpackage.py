@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from ..mil.evaluate import Evaluator
-from ..mil.package import Feature, Package, open_package
-from ..mil.program import UnknownOperator
+from ...mil.evaluate import Evaluator
+from ...mil.package import Feature, Package, open_package
+from ...mil.program import UnknownOperator
 from . import NotChecked, Runner
 
 Array = np.ndarray[Any, Any]

@@ -11,9 +11,9 @@ from ....calibration import observers
 from ....calibration.ranges import Range, Watch, without_sentinels
 from ....calibration.samples import SampleSet
 from ....targets.errors import Unsupported, UsageError
-from ....verification.mil.evaluate import Evaluator
-from ....verification.mil.package import open_package
-from ....verification.mil.program import Block, Operation, Program, Reference, UnknownOperator
+from ....mil.evaluate import Evaluator
+from ....mil.package import open_package
+from ....mil.program import Block, Operation, Program, Reference, UnknownOperator
 from ...job import Job, Progress
 from ...ports import to_artifact
 from .activations import COMPUTE, observed

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from ....targets.errors import SourceUnreadable
+from ...targets.errors import SourceUnreadable
 from ..program import Operation, UnknownOperator
 from ..values import CARRIERS, Inputs, OpFunction, Tensor
 from .checks import axis_of

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch.nn.functional as F
 
-from ....targets.errors import SourceUnreadable
+from ...targets.errors import SourceUnreadable
 from ..program import Operation
 from ..values import Inputs, OpFunction, Tensor, bounded
 from .windows import flat, paddings, spatial

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ...targets.errors import SourceUnreadable
+from ..targets.errors import SourceUnreadable
 
 if TYPE_CHECKING:
     from .program import Operation

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from ...sources.files.protobuf import Message
-from ...targets.errors import SourceUnreadable
+from ..sources.files.protobuf import Message
+from ..targets.errors import SourceUnreadable
 from .blobs import BITS, NUMPY, Blobs, decode, packed_bytes
 from .program import Constant, ValueType
 

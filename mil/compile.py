@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ...targets.errors import ModelportError, SourceUnreadable
+from ..targets.errors import ModelportError, SourceUnreadable
 from .ops import OPS
 from .program import Block, Constant, Operation, Reference, UnknownOperator
 from .values import CARRIERS, Inputs, OpFunction, Tensor, Value, bounded, fits, stored

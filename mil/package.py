@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...sources.files import jsonfile
-from ...sources.files.containment import contained
-from ...sources.files.protobuf import Message, open_message
-from ...targets.errors import SourceUnreadable, Unsupported
+from ..sources.files import jsonfile
+from ..sources.files.containment import contained
+from ..sources.files.protobuf import Message, open_message
+from ..targets.errors import SourceUnreadable, Unsupported
 from .blobs import Blobs
 from .program import Program
 from .reading import read_program

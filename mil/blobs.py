@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...sources.files.containment import contained
-from ...targets.errors import SourceUnreadable, Unsupported
+from ..sources.files.containment import contained
+from ..targets.errors import SourceUnreadable, Unsupported
 
 if TYPE_CHECKING:
     import numpy as np

@@ -7,7 +7,7 @@ from itertools import chain
 import numpy as np
 import torch
 
-from ....targets.errors import SourceUnreadable
+from ...targets.errors import SourceUnreadable
 from ..program import Operation
 from ..values import Inputs, OpFunction, Tensor, bounded
 from .checks import axis_of, blocks_of

@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from ....targets.errors import SourceUnreadable
+from ...targets.errors import SourceUnreadable
 from ..program import Operation
 from ..values import Inputs, OpFunction, Tensor, Value, bounded
 from .checks import axis_of

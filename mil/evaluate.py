@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ...targets.errors import SourceUnreadable, UsageError
+from ..targets.errors import SourceUnreadable, UsageError
 from .compile import Code, Step, Watch, call, compile_block
 from .program import NamedType, Program, Reference
 from .values import CARRIERS, Inputs, Tensor, Value, bounded, fits, stored

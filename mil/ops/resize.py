@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from ....targets.errors import SourceUnreadable
+from ...targets.errors import SourceUnreadable
 from ..program import Operation, UnknownOperator
 from ..values import Inputs, OpFunction, Tensor, bounded
 

@@ -7,7 +7,7 @@ import math
 import torch
 import torch.nn.functional as F
 
-from ....targets.errors import SourceUnreadable
+from ...targets.errors import SourceUnreadable
 from ..program import Operation, UnknownOperator
 from ..values import Inputs, OpFunction, Tensor, bounded
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ....targets.errors import SourceUnreadable
+from ...targets.errors import SourceUnreadable
 from ..program import Operation, UnknownOperator
 from ..values import CARRIERS, Inputs, OpFunction, Tensor, Value, bounded
 

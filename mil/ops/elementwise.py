@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 
-from ....targets.errors import SourceUnreadable
+from ...targets.errors import SourceUnreadable
 from ..program import Operation
 from ..values import CARRIERS, Inputs, OpFunction, Tensor
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ...targets.errors import Unsupported
+from ..targets.errors import Unsupported
 
 if TYPE_CHECKING:
     import numpy as np

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from ....targets.errors import SourceUnreadable
+from ...targets.errors import SourceUnreadable
 from ..program import Operation
 from ..values import Inputs, OpFunction, Tensor, bounded
 from .checks import axis_of, indices_of

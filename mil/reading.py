@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ...sources.files.protobuf import Message
-from ...targets.errors import SourceUnreadable
+from ..sources.files.protobuf import Message
+from ..targets.errors import SourceUnreadable
 from .blobs import Blobs
 from .constants import read_type, read_value
 from .program import Block, Constant, Function, NamedType, Operation, Program, Reference
