@@ -25,9 +25,10 @@ def source_line(stack_trace: str | None) -> str:
 
 
 def describe(node: Any) -> str:
-    """An fx node for a person: operator, and where it stands in the model's source, or its name."""
+    """An fx node for a person: the operator that the model called, and where it did, or the node's name."""
     line = source_line(node.meta.get("stack_trace"))
-    return f"{node.target} ({line or f'node {node.name}'})"
+    # What a decomposition made of it ("prims.bessel_j0") is of no use to a person.
+    return f"{node.meta.get('original_aten') or node.target} ({line or f'node {node.name}'})"
 
 
 def unsupported(nodes: list[Any], path: str) -> Unsupported:

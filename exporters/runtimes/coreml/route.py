@@ -140,6 +140,6 @@ def refuse_unknown(program: ExportedProgram, path: str) -> None:
 
 def _operator(program: ExportedProgram, node: Any) -> str | None:
     """The torch operator ("aten.gelu.default") of coremltools' node."""
-    name = getattr(node, "name", None)
+    name = str(getattr(node, "name", ""))
     found: Mapping[str, Any] = {each.name: each.target for each in program.graph.nodes}
     return str(found[name]) if name in found else None

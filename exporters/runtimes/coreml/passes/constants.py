@@ -93,7 +93,7 @@ def _foldable(node: torch.fx.Node, values: dict[Any, Any]) -> bool:
         return False
     known = [values[argument] for argument in node.all_input_nodes]
     given = sum(tensor.numel() for tensor in known if isinstance(tensor, torch.Tensor))
-    return sum(each.numel() for each in results) <= max(LARGEST, given)
+    return bool(sum(each.numel() for each in results) <= max(LARGEST, given))
 
 
 def _is_fill(node: torch.fx.Node) -> bool:
@@ -108,16 +108,16 @@ def _is_fill(node: torch.fx.Node) -> bool:
 def _filled(node: torch.fx.Node) -> torch.Tensor:
     import torch
 
-    fake = node.args[0].meta["val"]  # type: ignore[union-attr]  # a node, by _is_fill
+    fake = node.args[0].meta["val"]
     like = torch.empty(1, dtype=fake.dtype).expand(fake.shape)
-    return node.target(like, *node.args[1:], **node.kwargs)  # type: ignore[operator,no-any-return]
+    return node.target(like, *node.args[1:], **node.kwargs)
 
 
 def _computed(node: torch.fx.Node, values: dict[Any, Any]) -> Any:
     import torch
 
     args, kwargs = torch.fx.node.map_arg((node.args, node.kwargs), lambda argument: values[argument])
-    return node.target(*args, **kwargs)  # type: ignore[operator]  # a call_function's target
+    return node.target(*args, **kwargs)
 
 
 def _replace(program: ExportedProgram, node: torch.fx.Node, value: torch.Tensor, name: str) -> None:

@@ -32,7 +32,7 @@ def write(program: ExportedProgram) -> ExportedProgram:
 
 
 def _complete(node: torch.fx.Node) -> None:
-    schema = node.target._schema  # type: ignore[union-attr]  # an OpOverload
+    schema = node.target._schema
     arguments = [argument for argument in schema.arguments if not argument.kwarg_only]
     given: list[Any] = [
         node.args[index] if index < len(node.args) else node.kwargs.get(argument.name, argument.default_value)

@@ -29,4 +29,17 @@ def prod(context: Any, node: Any) -> None:
     context.add(mb.reduce_prod(x=x, axes=axes, keep_dims=keep, name=node.name))
 
 
-TRANSLATIONS: Mapping[str, Callable[[Any, Any], None]] = {"gelu": gelu, "prod": prod, "prod.dim_int": prod}
+def clone(context: Any, node: Any) -> None:
+    """A copy is a value of its own, as `outputs` needs; coremltools gives the original the copy's name."""
+    from coremltools.converters.mil import Builder as mb
+    from coremltools.converters.mil.frontend.torch.ops import _get_inputs
+
+    context.add(mb.identity(x=_get_inputs(context, node)[0], name=node.name))
+
+
+TRANSLATIONS: Mapping[str, Callable[[Any, Any], None]] = {
+    "gelu": gelu,
+    "prod": prod,
+    "prod.dim_int": prod,
+    "clone": clone,
+}
