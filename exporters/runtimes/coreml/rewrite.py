@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from . import classes
 from .quiet import quietly
 
 Change = Callable[[Any], None]
@@ -32,7 +33,8 @@ def rewritten(model: Any, *changes: Change) -> Any:
                 change(program)
 
     with quietly(), _without_bars():
-        made = utils._apply_graph_pass(model, Changing(), skip_model_load=True)
+        bare, restored = classes.without(model)
+        made = restored(utils._apply_graph_pass(bare, Changing(), skip_model_load=True))
     made.user_defined_metadata.update(dict(model.user_defined_metadata))
     return made
 
