@@ -80,7 +80,12 @@ def _train(folder: Path) -> Path:
     torch.manual_seed(0)
     model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     ids = torch.tensor(ids_of(folder)(_texts()[0]))
-    _optimize(torch, model, ids)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # several wait for each other by spinning, for minutes on a machine that is busy
+    try:
+        _optimize(torch, model, ids)
+    finally:
+        torch.set_num_threads(threads)
     state = {name: value.detach().float().numpy() for name, value in model.state_dict().items()}
     del state["lm_head.weight"]  # tied
     stored = {
