@@ -7,15 +7,18 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ....mil import package
 from ...job import Port
 from .swift import Feature, swift
 
 NAME = "README.md"
 
-ARRAYS = {65568: "Float", 65600: "Double", 131104: "Int32", 65552: "Float16", 131080: "Int8"}
-"""FeatureTypes.proto's array dtypes as Swift's scalars."""
-COLOURS = {10: "grayscale", 20: "RGB", 30: "BGR", 40: "grayscale, 16-bit float"}
-PIXELS = {10: "kCVPixelFormatType_OneComponent8", 40: "kCVPixelFormatType_OneComponent16Half"}
+SCALARS = {"fp32": "Float", "fp64": "Double", "int32": "Int32", "fp16": "Float16", "int8": "Int8"}
+"""MIL's dtypes as Swift's scalars."""
+PIXELS = {
+    "grayscale": "kCVPixelFormatType_OneComponent8",
+    "grayscale fp16": "kCVPixelFormatType_OneComponent16Half",
+}
 SYSTEMS = {6: "15", 7: "16", 8: "17", 9: "18", 10: "26"}
 """The first iOS that reads a specification version (coremltools' `_SPECIFICATION_VERSION_*`)."""
 
@@ -28,14 +31,12 @@ def write(
     `inputs` and `outputs` tell the source's names; `data` is the outcome's: "compute_units", and "image" of an
     input that takes one. Gives the file's name.
     """
-    from coremltools.models.utils import load_spec
-
-    spec = load_spec(str(folder / artifact))
+    written = package.open_package(folder / artifact)
     text = render(
         artifact,
-        [_feature(given, spec) for given in spec.description.input],
-        [_feature(given, spec) for given in spec.description.output],
-        system=SYSTEMS.get(spec.specificationVersion, ""),
+        [_feature(given, written.predicted_feature) for given in written.inputs],
+        [_feature(given, written.predicted_feature) for given in written.outputs],
+        system=SYSTEMS.get(written.version, ""),
         names={port.artifact: port.source for port in (*inputs, *outputs)},
         data=data,
     )
@@ -103,31 +104,26 @@ def _plain(name: str) -> str:
     return re.sub(r"[`\x00-\x1f\x7f-\x9f\u2028\u2029]", " ", name)
 
 
-def _feature(given: Any, spec: Any) -> Feature:
-    """A FeatureDescription of the package's own interface."""
-    name, kind, about = given.name, given.type.WhichOneof("Type"), given.shortDescription
-    if kind == "multiArrayType":
-        array = given.type.multiArrayType
+def _feature(given: package.Feature, predicted: str) -> Feature:
+    """A feature of the package's own interface in Swift's words; `predicted` is the name of the class label."""
+    about = given.description
+    if given.kind == "array":
         return Feature(
-            name, "array", ARRAYS.get(array.dataType, "Float"), tuple(array.shape), _free(array), about=about
+            given.name, "array", SCALARS.get(given.dtype, "Float"), given.shape, _free(given), about=about
         )
-    if kind == "imageType":
-        image = given.type.imageType
-        size = (image.height, image.width)
-        colour = COLOURS.get(image.colorSpace, "")
-        return Feature(name, "image", colour, size, pixels=PIXELS.get(image.colorSpace, ""), about=about)
-    if name == spec.description.predictedFeatureName:
-        return Feature(name, "label", "String" if kind == "stringType" else "Int64", about=about)
-    return Feature(name, "scores" if kind == "dictionaryType" else "other", about=about)
+    if given.kind == "image":
+        pixels = PIXELS.get(given.dtype, "")
+        return Feature(given.name, "image", given.dtype, given.shape, _free(given), pixels, about)
+    if given.name == predicted:
+        return Feature(given.name, "label", "String" if given.kind == "string" else "Int64", about=about)
+    return Feature(given.name, "scores" if given.kind == "dictionary" else "other", about=about)
 
 
-def _free(array: Any) -> str:
-    which = array.WhichOneof("ShapeFlexibility")
-    if which == "enumeratedShapes":
-        shapes = [" × ".join(map(str, shape.shape)) for shape in array.enumeratedShapes.shapes]
-        return f"also {', '.join(shapes)}"
-    if which == "shapeRange":
-        ends = [(axis.lowerBound, axis.upperBound) for axis in array.shapeRange.sizeRanges]
-        sizes = [str(low) if low == high else f"{low}..{high if high >= 0 else ''}" for low, high in ends]
+def _free(given: package.Feature) -> str:
+    """The other shapes that an input may have, in words."""
+    if given.shapes:
+        return f"also {', '.join(' × '.join(map(str, shape)) for shape in given.shapes)}"
+    if given.ranges:
+        sizes = [str(low) if low == high else f"{low}..{high or ''}" for low, high in given.ranges]
         return f"any of {' × '.join(sizes)}"
     return ""
