@@ -12,10 +12,10 @@ import torch
 from modelport.calibration.samples import write_set
 from modelport.exporters.job import Job, Outcome
 from modelport.exporters.runtimes import coreml
-from modelport.sources.loading.reference import load_reference
 from modelport.mil.evaluate import Evaluator
 from modelport.mil.package import open_package
 from modelport.mil.program import Operation, Program
+from modelport.sources.loading.reference import load_reference
 
 Arrays = Mapping[str, np.ndarray[Any, Any]]
 

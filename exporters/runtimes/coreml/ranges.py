@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 from ....calibration import observers
 from ....calibration.ranges import Range, Watch, without_sentinels
 from ....calibration.samples import SampleSet
-from ....targets.errors import Unsupported, UsageError
 from ....mil.evaluate import Evaluator
 from ....mil.package import open_package
 from ....mil.program import Block, Operation, Program, Reference, UnknownOperator
+from ....targets.errors import Unsupported, UsageError
 from ...job import Job, Progress
 from ...ports import to_artifact
 from .activations import COMPUTE, observed

@@ -13,6 +13,7 @@ from typing import Any
 from ....targets.errors import ConversionFailed, Unsupported, UsageError
 from . import blocks, palette
 from .activations import COMPUTE
+from .options import DEPLOYMENT_TARGETS, LEAST_TARGET
 from .rewrite import operations, rewritten
 
 READERS: dict[str, tuple[str, ...]] = {
@@ -39,9 +40,6 @@ LEAST_ELEMENTS = 1024
 
 STORED_APART = 10
 """coremltools writes smaller constants into the program's text, and compresses none of those."""
-
-LEAST_TARGET = {"int8": "iOS17", "int8-weight": "iOS16", "int4-weight": "iOS18", "palette": "iOS16"}
-"""The first system that reads a scheme's operators; "palette" stands for every width."""
 
 VERSIONS = {"iOS15": 6, "iOS16": 7, "iOS17": 8, "iOS18": 9}
 """Specification versions of the systems' operators."""
@@ -88,7 +86,7 @@ def palette_bits(scheme: str) -> int | None:
 
 def least_target(scheme: str) -> str:
     """The first deployment target that can read the scheme's operators, as in "iOS18"."""
-    return LEAST_TARGET.get("palette" if palette_bits(scheme) else scheme, "iOS15")
+    return LEAST_TARGET.get("palette" if palette_bits(scheme) else scheme, DEPLOYMENT_TARGETS[0])
 
 
 def check(model: Any, scheme: str) -> None:
