@@ -10,9 +10,9 @@ import pytest
 import torch
 
 import mil_packages as made
-from modelport.targets.errors import SourceUnreadable
 from modelport.mil.evaluate import Evaluator
 from modelport.mil.package import open_package
+from modelport.targets.errors import SourceUnreadable
 
 pytestmark = pytest.mark.slow
 

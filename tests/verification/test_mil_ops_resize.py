@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mil_calls import apply
-from modelport.targets.errors import SourceUnreadable
 from modelport.mil.program import UnknownOperator
+from modelport.targets.errors import SourceUnreadable
 
 pytestmark = pytest.mark.slow
 
