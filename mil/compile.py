@@ -104,7 +104,8 @@ def call(step: Step, inputs: Inputs, rounding: bool) -> tuple[Value, ...]:
         fact = f"{operation.type} gives {len(results)} values, {len(operation.outputs)} are declared"
         raise SourceUnreadable(fact, where=f"operation {operation.name}")
     for result, output in zip(results, operation.outputs, strict=False):
-        if isinstance(result, Tensor) and not fits(tuple(result.shape), output.type.shape):
+        known = isinstance(result, Tensor) and not output.type.variadic
+        if known and not fits(tuple(result.shape), output.type.shape):
             fact = f"{operation.type} gives {list(result.shape)}, {list(output.type.shape)} is declared"
             raise SourceUnreadable(fact, where=f"operation {operation.name}: {output.name}")
     return tuple(

@@ -48,12 +48,14 @@ def _tensor_type(message: Message) -> ValueType:
     if number not in DTYPES:
         raise message.error(f"dtype number {number} is not known", 1)
     sizes: list[int | None] = []
+    variadic = False
     for dimension in message.messages(3, "dimensions"):
-        constant = dimension.message(1, "constant")
+        constant, unknown = dimension.message(1, "constant"), dimension.message(2, "unknown")
         sizes.append(None if constant is None else constant.integer(1))
+        variadic |= unknown is not None and bool(unknown.integer(1))
     if len(sizes) > MAX_RANK or any(size is not None and size < 0 for size in sizes):
         raise message.error(f"a tensor of shape {sizes[:16]}", 3)
-    return ValueType(DTYPES[number], tuple(sizes))
+    return ValueType(DTYPES[number], tuple(sizes), variadic=variadic)
 
 
 def read_value(message: Message, blobs: Blobs) -> Constant:

@@ -42,6 +42,8 @@ class ValueType:
     shape: tuple[int | None, ...] = ()
     """None where a size is known at run time only."""
     kind: str = "tensor"
+    variadic: bool = False
+    """Even the number of axes is known at run time only."""
 
 
 @dataclass(frozen=True)

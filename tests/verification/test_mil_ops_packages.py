@@ -124,3 +124,20 @@ def test_one_attention_operator_is_torchs(tmp_path: Path) -> None:
     kinds = {operation.type for operation in open_package(path).program.main.block.operations}
     assert "scaled_dot_product_attention" in kinds
     np.testing.assert_allclose(run(path, x=x), Attention()(x).numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_a_value_may_have_a_number_of_axes_that_only_the_run_tells(tmp_path: Path) -> None:
+    import coremltools
+    from coremltools.converters.mil.mil import Builder as mb
+    from coremltools.converters.mil.mil import get_new_symbol, types
+
+    @mb.program(input_specs=[mb.TensorSpec(shape=(get_new_symbol(),), dtype=types.int32)])
+    def filled(sizes: Any) -> Any:
+        return mb.fill(shape=sizes, value=2.0)
+
+    free = coremltools.TensorType("sizes", (coremltools.RangeDim(1, 4),), np.int32)
+    path = made.save(filled, tmp_path / "m.mlpackage", "iOS15", inputs=[free])
+    evaluator = Evaluator(open_package(path).program)
+    for sizes in ([3], [2, 1, 3]):
+        (result,) = evaluator.run({"sizes": np.int32(sizes)}).values()
+        assert result.tolist() == np.full(sizes, 2.0).tolist()
