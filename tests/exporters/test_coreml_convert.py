@@ -17,7 +17,7 @@ from coreml_convert import converted, convertible, model, written  # noqa: E402
 from modelport.exporters.job import Job, Outcome  # noqa: E402
 from modelport.exporters.runtimes import coreml  # noqa: E402
 from modelport.exporters.runtimes.coreml import explain  # noqa: E402
-from modelport.exporters.runtimes.coreml.passes import translations  # noqa: E402
+from modelport.exporters.runtimes.coreml.passes import decompose, translations  # noqa: E402
 from modelport.mil.evaluate import Evaluator  # noqa: E402
 from modelport.mil.package import open_package  # noqa: E402
 from modelport.mil.program import Block  # noqa: E402
@@ -261,6 +261,29 @@ def test_integers_of_other_widths_are_int32_at_the_boundary(tmp_path: Path) -> N
     _, evaluator = converted(lambda x: (x > 1).float(), x, folder=tmp_path)
     assert open_package(tmp_path / "model.mlpackage").inputs[0].dtype == "int32"
     assert evaluator.run({"x0": x.numpy().astype(np.int32)})["y0"].tolist() == [[0, 0, 1]]
+
+
+def test_where_nothing_else_helps_the_model_is_traced_and_the_notes_say_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from coremltools.converters.mil.frontend.torch import ops
+    from coremltools.converters.mil.frontend.torch.utils import TorchFrontend
+
+    def fails_in_programs(context: Any, node: Any) -> None:
+        if context.frontend == TorchFrontend.TORCHEXPORT:
+            raise ValueError("not in an exported program")
+        ops.relu(context, node)
+
+    monkeypatch.setattr(translations, "TRANSLATIONS", {"relu": fails_in_programs})
+    monkeypatch.setattr(decompose, "can_decompose", lambda name: False)
+    x = torch.randn(2, 3)
+    source, notes = written(model(torch.relu, x), tmp_path)
+    assert any("trace" in note and "not in an exported program" in note for note in notes)
+    assert [port.artifact for port in source.outputs] == ["y0"]
+    got = Evaluator(open_package(tmp_path / "model.mlpackage").program).run({"x0": x.numpy()})["y0"]
+    np.testing.assert_array_equal(got, torch.relu(x))
+    with pytest.raises(Unsupported, match="not in an exported program"):  # a trace has fixed shapes
+        written(model(torch.relu, x, dynamic={"x0": {0: "n"}}), tmp_path, shapes="x0=1..4x3")
 
 
 class Hopeless(torch.nn.Module):
