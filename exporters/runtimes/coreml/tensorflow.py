@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from ....targets.errors import MissingExtra, ModelportError, Unsupported
 from ...job import Job, Port
 from . import explain, quiet
 from . import tensorflow_boundary as ports
+from . import tensorflow_translations as translations
 from .convertible import Convertible
 from .options import COMPUTE_UNITS, Wanted
 from .route import LABEL
@@ -48,15 +48,21 @@ def from_tensorflow(model: Any, wanted: Wanted, sizes: Mapping[str, ports.Sizes]
     frozen = _frozen(model, around, path)
     _refuse_unknown(frozen, path)
     road = _Road(frozen, around, wanted, path)
-    function, replay = road.rebuilt()
+    built = road.rebuilt()
+    used = [name in built.used for name in around.inputs]
+    if not any(used):
+        raise Unsupported("the outputs do not depend on any input", where=path)
+    ignored = [name for name, read in zip(model.input_names, used, strict=True) if not read]
+    notes = (f"Left out, since nothing reads them: {', '.join(ignored)}",) if ignored else ()
     return Convertible(
-        build=lambda precision: (road.convert(function, precision), (road.sentence(replay),)),
+        build=lambda precision: (road.convert(built, precision), (built.sentence(),)),
         inputs=tuple(
             Port(name, own, ports.TO_NCHW if index == around.image else ())
             for index, (name, own) in enumerate(zip(model.input_names, around.inputs, strict=True))
+            if used[index]
         ),
         outputs=tuple(map(Port, model.output_names, around.outputs)),
-        notes=(f"Minimum deployment target {wanted.target}.", *model.notes),
+        notes=(f"Minimum deployment target {wanted.target}.", *notes, *model.notes),
         data=around.data(model, wanted),
     )
 
@@ -90,6 +96,7 @@ def _frozen(model: Any, around: Boundary, path: str) -> _Frozen:
             where=path,
             mend="Ask for other sizes with --shapes",
         ) from error
+    _refuse_state(function.graph, path)
     frozen = convert_variables_to_constants_v2(function, lower_control_flow=False, aggressive_inlining=True)
     graph = _folded(frozen.graph, frozen.inputs, frozen.outputs)
     return _Frozen(
@@ -98,6 +105,18 @@ def _frozen(model: Any, around: Boundary, path: str) -> _Frozen:
         inputs=tuple(tensor.name.partition(":")[0] for tensor in frozen.inputs[: len(specs)]),
         outputs=tuple(tensor.name for tensor in frozen.outputs),
     )
+
+
+def _refuse_state(graph: Any, path: str) -> None:
+    """Raise Unsupported where a call leaves something behind for the next one."""
+    library = [node for function in graph.as_graph_def().library.function for node in function.node_def]
+    for node in (*graph.as_graph_def().node, *library):
+        if node.op.startswith("Assign") or node.op.startswith("ResourceScatter"):
+            raise Unsupported(
+                f"the model keeps state from one call to the next ({node.op})",
+                where=f"{path}: operator {node.name}",
+                mend="Save it without state: recurrent layers with stateful=False, and pass states as inputs",
+            )
 
 
 def _folded(graph: Any, inputs: Sequence[Any], outputs: Sequence[Any]) -> Any:
@@ -116,7 +135,7 @@ def _folded(graph: Any, inputs: Sequence[Any], outputs: Sequence[Any]) -> Any:
 
 def _refuse_unknown(frozen: _Frozen, path: str) -> None:
     """Raise Unsupported for operators that neither coremltools nor we have a form of, naming all of them."""
-    registry = _registry()
+    registry = translations.registry()
     library = [node for function in frozen.library.values() for node in function.node_def]
     unknown: dict[str, str] = {}
     for node in (*frozen.nodes.values(), *library):
@@ -133,27 +152,6 @@ def _refuse_unknown(frozen: _Frozen, path: str) -> None:
         )
 
 
-def _registry() -> dict[str, Any]:
-    from coremltools.converters.mil.frontend import tensorflow2  # noqa: F401  # fills the registry
-    from coremltools.converters.mil.frontend.tensorflow.tf_op_registry import _TF_OPS_REGISTRY
-
-    registry: dict[str, Any] = _TF_OPS_REGISTRY
-    return registry
-
-
-@contextmanager
-def _translated() -> Iterator[None]:
-    """While inside, coremltools knows our marker of a recurrent layer."""
-    from . import tensorflow_recurrent as recurrent
-
-    registry = _registry()
-    registry[recurrent.MARKER] = recurrent.translate
-    try:
-        yield
-    finally:
-        del registry[recurrent.MARKER]
-
-
 @dataclass(frozen=True)
 class _Road:
     """A frozen graph on its way into a package."""
@@ -163,8 +161,8 @@ class _Road:
     wanted: Wanted
     path: str
 
-    def rebuilt(self) -> tuple[Any, Replay]:
-        """The graph once more as a ConcreteFunction with the package's boundary, and what became of its loops."""
+    def rebuilt(self) -> _Built:
+        """The graph once more, with the package's boundary and without loops."""
         import tensorflow as tf
 
         replay = Replay(self.frozen.library)
@@ -177,34 +175,48 @@ class _Road:
             return [tf.identity(value, name=name) for name, value in zip(names, results, strict=True)]
 
         try:
-            return tf.function(traced, autograph=False).get_concrete_function(*self.around.specs()), replay
+            function = tf.function(traced, autograph=False).get_concrete_function(*self.around.specs())
         except ModelportError as error:
-            raise type(error)(
-                error.fact, where=f"{self.path}: {error.where}".rstrip(": "), mend=error.mend
-            ) from None
+            where = ": ".join(filter(None, (self.path, error.where)))
+            raise type(error)(error.fact, where=where, mend=error.mend) from None
+        # As a graph and not as a function, which coremltools would optimize until no output has its name.
+        outputs = [function.graph.get_tensor_by_name(f"{name}:0") for name in self.around.names]
+        graph = tf.compat.v1.graph_util.extract_sub_graph(
+            _folded(function.graph, function.inputs, outputs), list(self.around.names)
+        )
+        return _Built(
+            graph=graph,
+            used=frozenset(node.name for node in graph.node if node.op == "Placeholder"),
+            floats=tuple(output.dtype.is_floating for output in outputs),
+            fused=tuple(replay.fused),
+            unrolled=tuple(replay.unrolled),
+        )
 
-    def convert(self, function: Any, precision: Any) -> Any:
+    def convert(self, built: _Built, precision: Any) -> Any:
         """The MLModel in this precision. Raises Unsupported where a translation of coremltools fails."""
         import coremltools as ct
+        import numpy as np
 
+        outputs = [
+            ct.TensorType(name=name, dtype=np.float32 if real else np.int32)
+            for name, real in zip(self.around.names, built.floats, strict=True)
+        ]
         labels = None
         if self.wanted.labels:
+            # coremltools cannot match descriptions of outputs with labels, which add two; it finds the outputs.
             labels = ct.ClassifierConfig(
                 list(self.wanted.labels),
                 predicted_feature_name=LABEL,
                 predicted_probabilities_output=self.around.names[-1],
             )
-        # As a graph and not as a function, which coremltools would optimize until no output has its name.
-        outputs = [function.graph.get_tensor_by_name(f"{name}:0") for name in self.around.names]
-        graph = _folded(function.graph, function.inputs, outputs)
         try:
-            with quiet.quietly(), _translated():
+            with quiet.quietly(), translations.registered():
                 return ct.convert(
-                    graph,
+                    built.graph,
                     source="tensorflow",
                     convert_to="mlprogram",
-                    inputs=self.around.input_types(self.wanted),
-                    outputs=self.around.output_types(function),
+                    inputs=self.around.input_types(built.used),
+                    outputs=None if labels else outputs,
                     classifier_config=labels,
                     minimum_deployment_target=getattr(ct.target, self.wanted.target),
                     compute_precision=precision,
@@ -218,24 +230,40 @@ class _Road:
 
     def _failed(self, error: Exception) -> ModelportError:
         node = _failing_node(error)
-        if node is None:
-            return explain.failed(error, self.path, self.wanted.target)
-        return Unsupported(
-            f"coremltools cannot translate {node.op} ({node.name}): {explain.first_line(error)}",
-            where=self.path,
-            mend="Replace this operator in the model, or choose target android",
-        )
+        if node is not None:
+            return Unsupported(
+                f"coremltools cannot translate {node.op} ({node.name}): {explain.first_line(error)}",
+                where=self.path,
+                mend="Replace this operator in the model",
+            )
+        if "rank" in str(error):
+            return Unsupported(explain.first_line(error), where=self.path, mend="Use fewer axes in the model")
+        return explain.failed(error, self.path, self.wanted.target)
 
-    def sentence(self, replay: Replay) -> str:
+
+@dataclass(frozen=True)
+class _Built:
+    """What coremltools is given, and what was done to it."""
+
+    graph: Any
+    """GraphDef."""
+    used: frozenset[str]
+    """Names of the inputs that something reads."""
+    floats: tuple[bool, ...]
+    """By output, whether it holds floats."""
+    fused: tuple[str, ...]
+    unrolled: tuple[str, ...]
+
+    def sentence(self) -> str:
         """The road for the report."""
         import coremltools as ct
         import tensorflow as tf
 
         said = f"Converted by TensorFlow {tf.__version__} and coremltools {ct.__version__}"
-        if replay.fused:
-            said += f"; recurrent layers recognised in loops: {', '.join(replay.fused)}"
-        if replay.unrolled:
-            said += f"; loops unrolled: {', '.join(replay.unrolled)}"
+        if self.fused:
+            said += f"; recurrent layers recognised in loops: {', '.join(self.fused)}"
+        if self.unrolled:
+            said += f"; loops unrolled: {', '.join(self.unrolled)}"
         return f"{said}."
 
 

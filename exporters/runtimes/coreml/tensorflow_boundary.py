@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,14 @@ def sizes(model: Any, wanted: Wanted, job: Job) -> dict[str, Sizes]:
         elif name in sampled and len(sampled[name]) == len(own):
             found[name] = (tuple(size or given for size, given in zip(own, sampled[name], strict=True)),)
         else:
-            found[name] = (tuple(fixed_shape(name, own, dtype, sequence)),)
+            try:
+                found[name] = (tuple(fixed_shape(name, own, dtype, sequence)),)
+            except Unsupported as error:
+                raise Unsupported(
+                    error.fact,
+                    where=error.where,
+                    mend="Give sizes with --shapes, or samples of that size with --calibration",
+                ) from None
     return found
 
 
@@ -144,13 +151,15 @@ class Boundary:
             )
         return [*given, tf.nn.softmax(fitting[0])]
 
-    def input_types(self, wanted: Wanted) -> list[Any]:
-        """coremltools' descriptions of the inputs."""
+    def input_types(self, used: Collection[str]) -> list[Any]:
+        """coremltools' descriptions of the inputs whose names are in `used`."""
         import coremltools as ct
         import numpy as np
 
         described: list[Any] = []
         for index, (name, sizes) in enumerate(zip(self.inputs, self.sizes, strict=True)):
+            if name not in used:
+                continue
             shape: Any = [_dimension(axis) for axis in sizes[0]]
             if len(sizes) > 1:
                 shape = ct.EnumeratedShapes(shapes=[list(each) for each in sizes])
@@ -163,16 +172,6 @@ class Boundary:
                 dtype = np.float32 if _outer(self.dtypes[index]) == "float32" else np.int32
                 described.append(ct.TensorType(name=name, shape=shape, dtype=dtype))
         return described
-
-    def output_types(self, function: Any) -> list[Any]:
-        """coremltools' descriptions of the outputs of the rebuilt graph."""
-        import coremltools as ct
-        import numpy as np
-
-        return [
-            ct.TensorType(name=name, dtype=np.float32 if tensor.dtype.is_floating else np.int32)
-            for name, tensor in zip(self.names, function.outputs, strict=True)
-        ]
 
     def data(self, model: Any, wanted: Wanted) -> dict[str, Any]:
         """For the outcome; see `Convertible.data`."""

@@ -89,10 +89,12 @@ class Replay:
             if node.op == "Identity":
                 return inputs
             raise Unsupported(f"{node.op} of a list of tensors", where=f"operator {node.name}")
+        folded = _folded(node, inputs)
+        if folded is not None:
+            return [folded]
         if node.op in REWRITES:
             return [REWRITES[node.op](node, *inputs)]
-        folded = _folded(node, inputs)
-        return _created(node, inputs) if folded is None else [folded]
+        return _created(node, inputs)
 
     def _loop(self, node: Any, state: list[Any]) -> list[Any]:
         """The loop's results, with its body as one operator, or built once a step."""
