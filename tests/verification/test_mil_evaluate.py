@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 
 import mil_packages as made
 import mil_wire as w
-from modelport.targets.errors import ModelportError, SourceUnreadable, UsageError
 from modelport.mil import compile as compiling
 from modelport.mil.evaluate import Evaluator
 from modelport.mil.ops import OPS
 from modelport.mil.package import open_package
 from modelport.mil.program import Operation, Program, UnknownOperator
 from modelport.mil.values import Inputs
+from modelport.targets.errors import ModelportError, SourceUnreadable, UsageError
 
 pytestmark = pytest.mark.slow
 

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import mil_wire as w
-from modelport.targets.errors import ModelportError, SourceUnreadable, Unsupported
 from modelport.mil.blobs import BITS, decode
 from modelport.mil.package import Feature, open_package
 from modelport.mil.program import Reference
+from modelport.targets.errors import ModelportError, SourceUnreadable, Unsupported
 
 KERNEL = np.arange(6, dtype=np.float32).reshape(2, 3)
 

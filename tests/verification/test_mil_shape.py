@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from mil_calls import apply, apply_all
-from modelport.targets.errors import SourceUnreadable
 from modelport.mil.program import UnknownOperator
+from modelport.targets.errors import SourceUnreadable
 
 pytestmark = pytest.mark.slow
 

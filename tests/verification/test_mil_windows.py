@@ -14,8 +14,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from mil_calls import apply
-from modelport.targets.errors import SourceUnreadable
 from modelport.mil.program import UnknownOperator
+from modelport.targets.errors import SourceUnreadable
 
 pytestmark = pytest.mark.slow
 

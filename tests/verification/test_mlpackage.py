@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 import coreml_packages
+from modelport.mil.package import Feature
 from modelport.verification import audit, runners
 from modelport.verification.audit.rule import shares
 from modelport.verification.fidelity import sqnr_db
-from modelport.mil.package import Feature
 from modelport.verification.runners import mlpackage
 
 pytestmark = pytest.mark.slow
