@@ -17,11 +17,14 @@ def _where(op: Operation, name: str) -> str:
 
 
 def reshape(op: Operation, x: Inputs) -> tuple[Tensor, ...]:
-    """x with the sizes `shape`: 0 keeps the size of the same axis of x, one -1 takes what is left."""
+    """x with the sizes `shape`: 0 keeps the size of the same axis of x, one -1 takes what is left.
+
+    Axes are the same counted from the last one; a 0 before the first of x is 1 (iOS17; before, both have one length).
+    """
     data, sizes = x["x"], list(x.integers("shape"))
-    for axis, size in enumerate(sizes):
-        if size == 0 and data.numel() and axis < data.dim():
-            sizes[axis] = data.shape[axis]
+    for axis in range(-len(sizes), 0):
+        if sizes[axis] == 0 and data.numel():
+            sizes[axis] = data.shape[axis] if -axis <= data.dim() else 1
     return (data.reshape(sizes),)
 
 

@@ -65,6 +65,12 @@ def test_squeeze_leaves_larger_axes_as_torch_does() -> None:
     assert apply("squeeze", x=np.zeros((2, 1, 3), np.float32), axes=[0, 1]).shape == (2, 3)
 
 
+def test_reshape_counts_the_axes_that_it_keeps_from_the_last_one() -> None:
+    x = counted((2, 50))
+    assert apply("reshape", x=x, shape=[1, 0, -1, 0]).shape == (1, 1, 2, 50)
+    assert apply("reshape", x=counted((6, 4, 5)), shape=[-1, 0]).shape == (24, 5)
+
+
 def test_reshape_like_takes_sizes_from_its_references() -> None:
     found = apply(
         "reshape_like", x=counted((6, 30)), ref_tensors=(np.zeros((2, 3, 4)), np.zeros((1, 5, 6))), begins=(0, 1),
