@@ -82,13 +82,13 @@ def export(kind: str, source: Path, folder: Path, quant: str, **asked: Any) -> O
 def feeds(source: torch_model.TorchModel, length: int | None = None) -> dict[str, np.ndarray[Any, Any]]:
     """One sample for each input of a tiny model; half of a mask is off."""
     generator = np.random.default_rng(0)
-    found = {}
+    found: dict[str, np.ndarray[Any, Any]] = {}
     for name, example in zip(source.input_names, source.example, strict=True):
         shape = tuple(example.shape) if length is None else (1, length)
         if example.is_floating_point():
             found[name] = generator.standard_normal(shape).astype(np.float32)
         elif name == "attention_mask":
-            found[name] = (np.arange(shape[1]) < (shape[1] + 1) // 2).astype(np.int64)[None]
+            found[name] = np.asarray(np.arange(shape[1]) < (shape[1] + 1) // 2, np.int64)[None]
         else:
             found[name] = generator.integers(0, 2, shape)
     return found

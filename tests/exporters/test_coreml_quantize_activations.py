@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from modelport.mil.program import UnknownOperator
 from modelport.targets.errors import Unsupported, UsageError
 
 pytestmark = pytest.mark.slow
@@ -189,7 +190,7 @@ def test_without_an_evaluator_of_an_operator_float16_is_unchecked_and_int8_refus
     from modelport.exporters.runtimes.coreml import ranges
 
     def lacking(program: object, rounding: bool) -> None:
-        raise ranges.UnknownOperator.at("strange_1", "strange")
+        raise UnknownOperator.at("strange_1", "strange")
 
     monkeypatch.setattr(ranges, "Evaluator", lacking)
     made = Converted(make_job(tmp_path / "half", residual, "fp16", images(0, 4)))

@@ -141,7 +141,10 @@ def test_non_zero_gives_the_coordinates(shape: list[int], seed: int) -> None:
 def test_reverse_and_reverse_sequence(shape: list[int], data: st.DataObject, seed: int) -> None:
     x, rank = integers(seed, shape), len(shape)
     axes = data.draw(st.lists(st.integers(-rank, rank - 1), unique_by=lambda axis: axis % rank))
-    same(apply("reverse", "int32", x=x, axes=axes), np.flip(x, [axis % rank for axis in axes]) if axes else x)
+    same(
+        apply("reverse", "int32", x=x, axes=axes),
+        np.flip(x, tuple(axis % rank for axis in axes)) if axes else x,
+    )
     same(apply("reverse", "int32", x=x), np.flip(x))
     batch, sequence = data.draw(st.permutations(range(rank)))[:2]
     lengths = np.random.default_rng(seed).integers(0, shape[sequence] + 1, shape[batch]).astype(np.int32)

@@ -139,5 +139,5 @@ def test_a_value_may_have_a_number_of_axes_that_only_the_run_tells(tmp_path: Pat
     path = made.save(filled, tmp_path / "m.mlpackage", "iOS15", inputs=[free])
     evaluator = Evaluator(open_package(path).program)
     for sizes in ([3], [2, 1, 3]):
-        (result,) = evaluator.run({"sizes": np.int32(sizes)}).values()
+        (result,) = evaluator.run({"sizes": np.array(sizes, np.int32)}).values()
         assert result.tolist() == np.full(sizes, 2.0).tolist()

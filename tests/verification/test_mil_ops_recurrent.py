@@ -114,7 +114,7 @@ def test_an_lstm_has_its_own_activations_peepholes_and_clip(
 ) -> None:
     length, batch, features, hidden = sizes
     rng = np.random.default_rng(seed)
-    draw = lambda *shape: rng.uniform(-1, 1, shape).astype(np.float32)  # noqa: E731
+    draw = lambda *shape: np.asarray(rng.uniform(-1, 1, shape), np.float32)  # noqa: E731
     x, h, c = draw(length, batch, features), draw(batch, hidden), draw(batch, hidden)
     w_ih, w_hh, bias = draw(4 * hidden, features), draw(4 * hidden, hidden), draw(4 * hidden)
     p = draw(3 * hidden) if peephole else np.zeros(3 * hidden, np.float32)
@@ -173,7 +173,7 @@ def test_a_gru_resets_the_state_before_its_product(
 ) -> None:
     length, batch, features, hidden = sizes
     rng = np.random.default_rng(seed)
-    draw = lambda *shape: rng.uniform(-1, 1, shape).astype(np.float32)  # noqa: E731
+    draw = lambda *shape: np.asarray(rng.uniform(-1, 1, shape), np.float32)  # noqa: E731
     x, h = draw(length, batch, features), draw(batch, hidden)
     w_ih, w_hh = draw(3 * hidden, features), draw(3 * hidden, hidden)
     b = draw(3 * hidden) if bias else np.zeros(3 * hidden, np.float32)
