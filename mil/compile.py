@@ -97,7 +97,7 @@ def call(step: Step, inputs: Inputs, rounding: bool) -> tuple[Value, ...]:
         results = step.function(operation, inputs)
     except ModelportError:
         raise
-    except (RuntimeError, ValueError, IndexError, TypeError, KeyError, ArithmeticError) as error:
+    except (RuntimeError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
         fact = f"{operation.type} cannot be computed: {str(error).strip().splitlines()[0][:300]}"
         raise SourceUnreadable(fact, where=f"operation {operation.name}") from error
     if len(results) < len(operation.outputs):

@@ -26,7 +26,6 @@ from modelport.targets.errors import Unsupported, UsageError  # noqa: E402
 
 pytestmark = pytest.mark.slow
 
-DIGITS = Path(__file__).parents[2] / "examples" / "digits" / "artifacts" / "digits.pt2"
 TINY = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 48}
 
 
@@ -354,10 +353,10 @@ for quant in ("fp16", "int8-weight"):
 """
 
 
-def test_the_same_input_gives_the_same_bytes_in_another_process(tmp_path: Path) -> None:
+def test_the_same_input_gives_the_same_bytes_in_another_process(digits: Path, tmp_path: Path) -> None:
     for seed in ("1", "2"):
         subprocess.run(
-            [sys.executable, "-c", SCRIPT, str(DIGITS), str(tmp_path / seed)],
+            [sys.executable, "-c", SCRIPT, str(digits / "digits.pt2"), str(tmp_path / seed)],
             check=True,
             capture_output=True,
             env={"PYTHONHASHSEED": seed, "PATH": ""},
