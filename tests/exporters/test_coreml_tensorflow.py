@@ -134,6 +134,12 @@ OPERATORS: dict[str, tuple[Callable[..., Any], tuple[int, ...], str]] = {
     "symmetric": (lambda x: tf.pad(x, [[0, 0], [2, 1], [1, 2]], "SYMMETRIC"), (1, 5, 4), "float32"),
     "modulo of one": (lambda x: tf.math.floormod(x, tf.constant(1.0)), (1, 8), "float32"),
     "floor by one": (lambda x: tf.math.floordiv(x, tf.constant(1.0)), (1, 8), "float32"),
+    "reciprocal": (lambda x: tf.math.reciprocal(x / 100), (1, 8), "float32"),
+    "division by zero": (lambda x: tf.math.divide_no_nan(x, tf.nn.relu(x)), (1, 8), "float32"),
+    "numbers by a condition": (lambda x: tf.where(x > 0, 1.0, -1.0), (1, 8), "float32"),
+    "a condition on all": (
+        lambda x: tf.cond(tf.reduce_sum(x) > 0, lambda: x * 2, lambda: x - 1), (1, 8), "float32",
+    ),
     "to bool": (lambda x: tf.cast(tf.round(x), tf.bool), (1, 8), "float32"),
     "pixels": (lambda x: tf.cast(x, tf.float32) / 255, (1, 4, 4, 3), "uint8"),
     "wide": (lambda x: x + tf.constant(1, tf.int64), (1, 4), "int64"),
@@ -191,6 +197,11 @@ def test_what_has_no_form_is_refused_by_one_clear_error(tmp_path: Path, name: st
         road.source(work, read(work.options, "fp32"))
     assert str(path) in caught.value.where
     assert caught.value.mend
+
+
+def test_an_output_that_holds_no_real_numbers_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(Unsupported, match="do not hold complex64"):
+        function(tmp_path, lambda x: tf.complex(x, x), (1, 3))
 
 
 def test_the_signature_that_is_asked_for_is_converted(tmp_path: Path) -> None:

@@ -129,6 +129,13 @@ class Boundary:
         """The graph's outputs as the package gives them, and the labels' probabilities."""
         import tensorflow as tf
 
+        for name, each in zip(self.outputs, results, strict=True):
+            if _outer(each.dtype.name) is None:
+                raise Unsupported(
+                    f"Core ML's arrays do not hold {each.dtype.name}",
+                    where=f"output {name}",
+                    mend="Leave this output out of the model",
+                )
         given = [tf.cast(each, _outer(each.dtype.name)) for each in results]
         for name, each in zip(self.outputs, given, strict=True):
             if each.shape.rank in (0, None):

@@ -21,7 +21,7 @@ LOOPS = ("While", "StatelessWhile")
 BRANCHES = ("If", "StatelessIf")
 CALLS = ("PartitionedCall", "StatefulPartitionedCall", "StatelessPartitionedCall")
 HANDLED = frozenset((*LOOPS, *BRANCHES, *CALLS, *lists.OPERATORS, *REWRITES))
-"""Operators that need no form in coremltools, since none of them is left (branches where they are constant)."""
+"""Operators that need no form in coremltools, since none of them is left."""
 
 
 class Replay:
@@ -29,8 +29,8 @@ class Replay:
 
     coremltools reads loops over TensorLists only as TensorFlow 2.12 wrote them, and Core ML runs a loop on the
     CPU alone. So a loop that is an LSTM, a GRU or a simple RNN becomes one operator, any other whose condition
-    depends on constants is unrolled, lists become the tensors in them, branches on constants are taken, and
-    operators of `REWRITES` are written with others.
+    depends on constants is unrolled, lists become the tensors in them, of branches the condition selects the
+    results, and operators of `REWRITES` are written with others.
     """
 
     def __init__(self, library: Mapping[str, Any], fuse: bool = True) -> None:
@@ -80,9 +80,8 @@ class Replay:
             return self._loop(node, inputs)
         if node.op in CALLS:
             return self.call(node.attr["f"].func.name, inputs)
-        if node.op in BRANCHES and known(inputs[0]) is not None:
-            taken = "then_branch" if bool(known(inputs[0])) else "else_branch"
-            return self.call(node.attr[taken].func.name, inputs[1:])
+        if node.op in BRANCHES:
+            return self._branch(node, inputs[0], inputs[1:])
         if node.op in lists.OPERATORS:
             return lists.OPERATORS[node.op](node, inputs, known)
         if any(isinstance(value, list) for value in inputs):
@@ -95,6 +94,26 @@ class Replay:
         if node.op in REWRITES:
             return [REWRITES[node.op](node, *inputs)]
         return _created(node, inputs)
+
+    def _branch(self, node: Any, condition: Any, inputs: list[Any]) -> list[Any]:
+        """The branch that a constant condition takes; else both, of which the condition selects the results."""
+        import tensorflow as tf
+
+        names = [node.attr[branch].func.name for branch in ("else_branch", "then_branch")]
+        if known(condition) is not None:
+            return self.call(names[bool(known(condition))], inputs)
+        other, then = (self.call(name, inputs) for name in names)
+        if any(
+            isinstance(a, list) or isinstance(b, list) or a.shape != b.shape or not a.shape.is_fully_defined()
+            for a, b in zip(then, other, strict=True)
+        ):
+            raise Unsupported(
+                "the branches give other shapes, or lists, and the condition depends on the input",
+                where=f"operator {node.name}",
+                mend="Save the model with branches that give the same shapes",
+            )
+        met = tf.cast(condition, tf.bool)
+        return [REWRITES["SelectV2"](node, met, a, b) for a, b in zip(then, other, strict=True)]
 
     def _loop(self, node: Any, state: list[Any]) -> list[Any]:
         """The loop's results, with its body as one operator, or built once a step."""

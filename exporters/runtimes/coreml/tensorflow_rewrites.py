@@ -26,6 +26,31 @@ def expm1(node: Any, x: Any) -> Any:
     return tf.exp(x) - 1.0
 
 
+def reciprocal(node: Any, x: Any) -> Any:
+    """1 / x: coremltools writes 1 / (x + 0.0001), which Core ML's `inverse` is by default."""
+    return 1.0 / x
+
+
+def div_no_nan(node: Any, x: Any, y: Any) -> Any:
+    """x / y, and 0 where y is 0, for which coremltools writes what gives infinity."""
+    import tensorflow as tf
+
+    nothing = tf.raw_ops.Equal(x=y, y=tf.zeros((), y.dtype))
+    return select(node, nothing, tf.zeros((), x.dtype), x / select(node, nothing, tf.ones((), y.dtype), y))
+
+
+def select(node: Any, condition: Any, x: Any, y: Any) -> Any:
+    """All three at one shape: coremltools gives the result that of `x`, also where that is a single number."""
+    import tensorflow as tf
+
+    shape = tf.broadcast_static_shape(tf.broadcast_static_shape(condition.shape, x.shape), y.shape)
+    if shape.is_fully_defined():
+        condition, x, y = (
+            each if each.shape == shape else tf.broadcast_to(each, shape) for each in (condition, x, y)
+        )
+    return tf.raw_ops.SelectV2(condition=condition, t=x, e=y)
+
+
 def is_nan(node: Any, x: Any) -> Any:
     """What is not equal to itself."""
     import tensorflow as tf
@@ -124,13 +149,17 @@ REWRITES: dict[str, Callable[..., Any]] = {
     "BitwiseAnd": sign_bit,
     "Bitcast": bits,
     "Bucketize": bucketize,
+    "DivNoNan": div_no_nan,
     "Erfc": erfc,
     "Expm1": expm1,
     "FloorDiv": floor_div,
     "FloorMod": floor_mod,
+    "Inv": reciprocal,
     "IsInf": is_inf,
     "IsNan": is_nan,
     "MirrorPad": mirror_pad,
+    "Reciprocal": reciprocal,
     "Roll": roll,
+    "SelectV2": select,
 }
 """Operator to a function of its node and inputs that gives its one output."""
