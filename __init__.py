@@ -78,11 +78,12 @@ def check(
     sequence: int | None = None,
     signature: str | None = None,
     kv_type: str | None = None,
+    compute_units: str | None = None,
 ) -> Check:
     """Tell whether `model` fits `device` and how fast it will be, from headers alone.
 
     `context` is in tokens and `kv_type` one of f16, q8_0 and q4_0 (language models), `sequence` the tokens per
-    sample of a token model. The verdict's
+    sample of a token model, `compute_units` where Core ML may run. The verdict's
     terms carry value, unit and formula. Raises UsageError, SourceUnreadable or Unsupported; a model that does
     not fit is a verdict, not an error.
     """
@@ -100,6 +101,7 @@ def check(
             sequence=sequence,
             signature=signature,
             kv_type=kv_type,
+            compute_units=compute_units,
         )
     )
 

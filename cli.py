@@ -37,6 +37,9 @@ _CHOICE = (
     click.option("--sequence", type=int, help="Tokens per sample where the artifact has a fixed length."),
     click.option("--signature", metavar="NAME", help="Signature of a SavedModel that has several."),
     click.option("--kv-type", metavar="K", help="KV cache of a language model: f16, q8_0 or q4_0."),
+    click.option(
+        "--compute-units", metavar="U", help="Core ML: all, cpuAndNeuralEngine, cpuAndGPU or cpuOnly."
+    ),
 )
 
 
@@ -54,9 +57,6 @@ _GGUF = (
 _COREML = (
     click.option(
         "--deployment-target", metavar="OS", help="Oldest iOS of a Core ML package: iOS15 to iOS18."
-    ),
-    click.option(
-        "--compute-units", metavar="U", help="Core ML: all, cpuAndNeuralEngine, cpuAndGPU or cpuOnly."
     ),
     click.option(
         "--shapes", metavar="S", help="Free shapes, as in ids=1x1..512 or image=1x3x224x224|1x3x256x256."

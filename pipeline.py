@@ -37,7 +37,7 @@ class Check:
     scheme: QuantScheme
     verdict: feasibility.Verdict
     host_verdict: feasibility.Verdict
-    """The same judged for this host on one thread: what the measured figures stand beside."""
+    """The same judged for this host on `threads`: what the measured figures stand beside."""
     conversion_bytes: int
     """Memory that converting is expected to take here (an estimate)."""
     sequence: int
@@ -63,7 +63,8 @@ def check(request: Request) -> Check:
     """Steps 1 to 4: open, inspect, choose and judge, from headers alone; imports no framework."""
     target = registry.find_target(request.target)
     language = target.verify == "language"
-    scheme = _with_kv(target, target.scheme(request.quant or target.default_quant), request.kv_type)
+    scheme = _with_kv(target.scheme(request.quant or target.default_quant), request.kv_type)
+    _require_read(request, target, scheme)
     source = sources.open_source(request.model)
     target.require_source(source.kind)
     threads = request.threads or (host.cpu_count() if language else 1)
@@ -104,7 +105,7 @@ def check(request: Request) -> Check:
         sequence,
         threads,
         schemes={
-            name: judge(device, _with_kv(target, each, request.kv_type))
+            name: judge(device, _with_kv(each, request.kv_type))
             for name, each in target.schemes.items()
             if language
         },
@@ -116,11 +117,10 @@ def check(request: Request) -> Check:
     )
 
 
-def _with_kv(target: Target, scheme: QuantScheme, kv_type: str | None) -> QuantScheme:
+def _with_kv(scheme: QuantScheme, kv_type: str | None) -> QuantScheme:
     """The scheme with the KV cache's dtype that the user asked for."""
     if kv_type is None:
         return scheme
-    plan.refuse_unread(target, scheme, {"kv_type": kv_type})
     return dataclasses.replace(scheme, kv={"f16": "float16"}.get(kv_type, kv_type))
 
 
@@ -134,7 +134,6 @@ def convert(request: Request, on_progress: OnProgress | None = None) -> Conversi
     """Steps 1 to 8; publishes the output folder or raises one of `targets.errors` and leaves nothing."""
     checked = check(request)
     chosen = plan.make_plan(checked.target, checked.scheme, calibrated=request.calibration is not None)
-    _require_read(request, checked)
     if not request.force:
         _require_fit(checked, request.memory_limit)
     _require_data(request, checked.scheme)
@@ -151,9 +150,10 @@ def convert(request: Request, on_progress: OnProgress | None = None) -> Conversi
     return Conversion(out, manifest.read(out), checked)
 
 
-def _require_read(request: Request, checked: Check) -> None:
+def _require_read(request: Request, target: Target, scheme: QuantScheme) -> None:
+    """Refuse an option that this target or scheme would ignore, before the model is opened."""
     given = {option: getattr(request, option) for option in (*plan.READ_BY, "observer")}
-    plan.refuse_unread(checked.target, checked.scheme, given)
+    plan.refuse_unread(target, scheme, given)
     if request.observer is not None:
         from .calibration import observers
 

@@ -101,7 +101,8 @@ def refuse_unread(target: Target, scheme: QuantScheme, given: Mapping[str, objec
     """Raise UsageError for an option, by name and value, that would change nothing without a word."""
     own = {runtime for readers in READ_BY.values() for runtime in readers}
     for option, runtimes in READ_BY.items():
-        if given.get(option) and target.runtime in own and target.runtime not in runtimes:
+        asked = given.get(option) not in (None, False, ())
+        if asked and target.runtime in own and target.runtime not in runtimes:
             raise UsageError(
                 f"{target.name} does not read it",
                 where=f"--{option.replace('_', '-')}",

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import ctypes
-import importlib.util
 import platform
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +14,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from modelport.exporters.runtimes.gguf import lanes
+from modelport.exporters.runtimes.gguf import lanes, library
 from modelport.targets.errors import Unsupported
 
 NAMES = {
@@ -43,12 +41,8 @@ ROWS = 160
 
 @pytest.fixture(scope="module")
 def ggml() -> ctypes.CDLL:
-    """libggml-base alone: llama_cpp itself is slow to import, and not needed here."""
-    found = importlib.util.find_spec("llama_cpp")
-    if found is None or not found.submodule_search_locations:
-        pytest.skip("llama-cpp-python is not installed")
-    (folder,) = found.submodule_search_locations
-    return ctypes.CDLL(str(next(Path(folder, "lib").glob("libggml-base.*"))))
+    pytest.importorskip("llama_cpp")
+    return library.ggml()
 
 
 @pytest.fixture(scope="module")

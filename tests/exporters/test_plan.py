@@ -55,6 +55,8 @@ def test_a_language_model_has_its_tokenizer_checked_before_a_weight_is_read_and_
     [
         ("server-cpu", "int8", {"two_step": True}, "--two-step"),
         ("android", "int8", {"kv_type": "q8_0"}, "--kv-type"),
+        ("android", "int8", {"image_input": ""}, "--image-input"),
+        ("ios", "fp16", {"layout": "nhwc"}, "--layout"),
         ("local-llm", "q8_0", {"imatrix": "some.gguf"}, "--imatrix"),
         ("local-llm", "q4_k_m", {"observer": "mse"}, "--observer"),
     ],

@@ -25,19 +25,11 @@ DTYPES = {"fp16": "float16", "fp32": "float32", "fp64": "float64", "int32": "int
 """numpy's names of the dtypes that a package's arrays have."""
 
 
-class EvaluatedPackage:
-    """One package in the evaluator, rounding where the program says fp16; see `verification.runners.Runner`."""
+class _Described:
+    """What a package says of itself, whatever runs it."""
 
-    proof = PROOF
-
-    def __init__(self, package: Package, threads: int) -> None:
-        """Prepare the program; raises NotChecked naming the first operator that the evaluator does not know."""
+    def __init__(self, package: Package) -> None:
         self._package = package
-        try:
-            self._evaluator = Evaluator(package.program, rounding=True, threads=threads)
-        except UnknownOperator as error:
-            raise NotChecked(f"op {error.operator}") from error
-        self._feeds: dict[str, Array] = {}
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -53,6 +45,21 @@ class EvaluatedPackage:
     def free_sequence(self) -> bool:
         """True when axis 1 of every token input is free from one token on."""
         return free_sequence(self._package.inputs)
+
+
+class EvaluatedPackage(_Described):
+    """One package in the evaluator, rounding where the program says fp16; see `verification.runners.Runner`."""
+
+    proof = PROOF
+
+    def __init__(self, package: Package, threads: int) -> None:
+        """Prepare the program; raises NotChecked naming the first operator that the evaluator does not know."""
+        super().__init__(package)
+        try:
+            self._evaluator = Evaluator(package.program, rounding=True, threads=threads)
+        except UnknownOperator as error:
+            raise NotChecked(f"op {error.operator}") from error
+        self._feeds: dict[str, Array] = {}
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """One inference; an image input takes its pixel values as (batch, channel, height, width)."""
@@ -67,31 +74,16 @@ class EvaluatedPackage:
         self._evaluator.run(self._feeds)
 
 
-class CoreMLPackage:
+class CoreMLPackage(_Described):
     """One package in Core ML, on a Mac; see `verification.runners.Runner`."""
 
     def __init__(self, path: Path, package: Package) -> None:
         """Load and compile it, for any compute unit."""
         import coremltools as ct
 
-        self._package = package
+        super().__init__(package)
         self._model = ct.models.MLModel(str(path), compute_units=ct.ComputeUnit.ALL)
         self._feeds: dict[str, Any] = {}
-
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        """Names of the package's inputs."""
-        return tuple(feature.name for feature in self._package.inputs)
-
-    @property
-    def outputs(self) -> tuple[str, ...]:
-        """Names of the package's outputs."""
-        return tuple(feature.name for feature in self._package.outputs)
-
-    @property
-    def free_sequence(self) -> bool:
-        """True when axis 1 of every token input is free from one token on."""
-        return free_sequence(self._package.inputs)
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """One inference; pixel values of an image input are rounded to the 8 bits that an image has."""

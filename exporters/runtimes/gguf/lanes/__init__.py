@@ -9,7 +9,7 @@ import os
 import random
 from array import array
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from .....targets.errors import Unsupported
 
@@ -51,6 +51,19 @@ class Report:
     """How many finite ones become infinite in float16, where they go through it or into it."""
     first: int
     """Element index of the first of either, or -1."""
+
+
+class _Rows(NamedTuple):
+    """Rows to quantize; what they are is told at `Quantizer.quantize`."""
+
+    ggml_type: int
+    source_dtype: str
+    source: int
+    target: int
+    rows: int
+    width: int
+    importance: int | None
+    via: str | None
 
 
 class _Report(ctypes.Structure):
@@ -106,57 +119,36 @@ class Quantizer:
                 f"ggml type {ggml_type} does not take rows of {width} values",
                 mend="Choose another type for this tensor",
             )
-        if self.supports(ggml_type, importance is not None):
-            report = self._lanes(ggml_type, source_dtype, source, target, rows, width, importance, via)
-            if report is not None:
-                return report
-        return self._by_ggml(ggml_type, source_dtype, source, target, rows, width, importance, via)
+        call = _Rows(ggml_type, source_dtype, source, target, rows, width, importance, via)
+        report = self._lanes(call) if self.supports(ggml_type, importance is not None) else None
+        return self._by_ggml(call) if report is None else report
 
-    def _lanes(
-        self,
-        ggml_type: int,
-        source_dtype: str,
-        source: int,
-        target: int,
-        rows: int,
-        width: int,
-        importance: int | None,
-        via: str | None,
-    ) -> Report | None:
+    def _lanes(self, call: _Rows) -> Report | None:
         """The call of the extension, or None where its level has no kernel for the type."""
         assert self._native is not None
         report = _Report()
         code = self._native.modelport_quantize(
             self._level,
-            ggml_type,
-            _SOURCES[source_dtype],
-            _VIAS[via],
-            source,
-            target,
-            rows,
-            width,
-            importance,
+            call.ggml_type,
+            _SOURCES[call.source_dtype],
+            _VIAS[call.via],
+            call.source,
+            call.target,
+            call.rows,
+            call.width,
+            call.importance,
             self._chunk,
             ctypes.byref(report),
         )
         if code == -2:
-            raise MemoryError(f"no memory for a row of {width} float32")
+            raise MemoryError(f"no memory for a row of {call.width} float32")
         return None if code else Report(report.nonfinite, report.overflow, report.first)
 
-    def _by_ggml(
-        self,
-        ggml_type: int,
-        source_dtype: str,
-        source: int,
-        target: int,
-        rows: int,
-        width: int,
-        importance: int | None,
-        via: str | None,
-    ) -> Report:
+    def _by_ggml(self, call: _Rows) -> Report:
         """ggml's own function over slabs of float32 rows."""
         import numpy as np
 
+        ggml_type, source_dtype, source, target, rows, width, importance, via = call
         block, size = BLOCKS[ggml_type]
         across = width // block * size
         slab = max(1, _SLAB // width)
@@ -212,7 +204,6 @@ def load(ggml: ctypes.CDLL, level: str | None = None) -> Quantizer:
         raise Unsupported(
             f"{VARIABLE} is {wanted!r}, not one of avx512, avx2, neon, plain, off", mend=f"Unset {VARIABLE}"
         )
-    _declare(ggml)
     native = None if wanted == "off" else _native()
     if native is None:
         return Quantizer(ggml, None, 0, "ggml")
@@ -247,13 +238,6 @@ def _native() -> ctypes.CDLL | None:
     return native
 
 
-def _declare(ggml: ctypes.CDLL) -> None:
-    """Give ggml_quantize_chunk its types, where nothing else has."""
-    pointer, wide = ctypes.c_void_p, ctypes.c_int64
-    ggml.ggml_quantize_chunk.restype = ctypes.c_size_t
-    ggml.ggml_quantize_chunk.argtypes = [ctypes.c_int, pointer, pointer, wide, wide, wide, pointer]
-
-
 @functools.cache
 def _sample(width: int, rows: int) -> array[float]:
     """Weights of several magnitudes, with a row of zeros and a constant one among them; the same every time."""
@@ -275,7 +259,9 @@ def _proved(quantizer: Quantizer, kind: int, importance: bool) -> bool:
     block, size = BLOCKS[kind]
     ours, theirs = (ctypes.create_string_buffer(rows * width // block * size) for _ in range(2))
     source = values.buffer_info()[0]
-    report = quantizer._lanes(kind, "float32", source, ctypes.addressof(ours), rows, width, address, None)
+    report = quantizer._lanes(
+        _Rows(kind, "float32", source, ctypes.addressof(ours), rows, width, address, None)
+    )
     if report is None:
         return False
     ggml: Any = quantizer._ggml
