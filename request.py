@@ -102,6 +102,10 @@ class Request:
                     where=f"--{option.replace('_', '-')}",
                     mend=f"Known: {', '.join(known)}",
                 )
+        for option in ("imatrix", "labels"):
+            path = getattr(self, option)
+            if path is not None and not path.is_file():
+                raise UsageError("there is no such file", where=f"--{option} {path}")
         if self.layout is not None and self.layout not in LAYOUTS:
             raise UsageError(
                 f"{self.layout!r} is no layout", where="--layout", mend=f"Known: {', '.join(LAYOUTS)}"

@@ -161,3 +161,10 @@ def test_output_that_cannot_be_written_is_said() -> None:
     assert done.returncode == 2
     assert "cannot write the output" in done.stderr
     assert "bug" not in done.stderr
+
+
+@pytest.mark.parametrize(("target", "option"), [("local-llm", "--imatrix"), ("ios", "--labels")])
+def test_a_file_that_is_not_there_is_said_before_the_model_is_opened(target: str, option: str) -> None:
+    code, _, err = run("convert", "nowhere", "--target", target, option, "missing.file")
+    assert code == 2
+    assert f"{option} missing.file" in err
