@@ -24,8 +24,8 @@ $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	@echo "[2/3] torch 2.13.0, the CPU build (200 MB)"
 	$(BIN)/python -m pip install -c constraints.txt 'torch==2.13.0'
-	@echo "[3/3] modelport with its android, server-cpu, ios and local-llm parts (llama.cpp is compiled: 4 to 8 minutes)"
-	$(BIN)/python -m pip install -c constraints.txt -e '.[android,server-cpu,ios,local-llm,test,lint]'
+	@echo "[3/3] modelport with every part that needs no GPU (llama.cpp is compiled: 4 to 8 minutes)"
+	$(BIN)/python -m pip install -c constraints.txt -e '.[all,test,lint]'
 	@touch $(READY)
 
 $(DIGITS)/digits.pt2: examples/digits/train.py examples/digits/preprocess.toml | $(READY)
