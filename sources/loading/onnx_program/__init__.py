@@ -37,21 +37,20 @@ def build(model: onnx.ModelProto, path: Path, sequence: int) -> TorchModel:
     """A model without functions as a module; external data lies beside `path`."""
     import torch
 
-    from .plan import Plan, Program, Slot, array_of
+    from .plan import Plan
+    from .program import Program
 
     opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 1)
-    stored = {tensor.name: array_of(tensor, path.parent) for tensor in model.graph.initializer}
+    stored = {tensor.name for tensor in model.graph.initializer}
     fed = [value for value in model.graph.input if value.name not in stored]
-    plan, held = Plan(opset, path.name), {}
     examples = [_example(value, sequence, path.name) for value in fed]
-    for number, tensor in enumerate(examples):
-        held[id(tensor)] = Slot(number)
-    plan.slots = len(examples)
-    values = {**stored, **{value.name: tensor for value, tensor in zip(fed, examples, strict=True)}}
+    plan = Plan(opset, path)
+    inputs = [plan.add(tensor) for tensor in examples]
     with torch.no_grad():
-        results = plan.run(model.graph, values, held)
-    outputs = [held[id(value)] if isinstance(value, torch.Tensor) else value for value in results]
-    module = Program(plan, [Slot(number) for number in range(len(examples))], outputs)
+        results = plan.run(
+            model.graph, {value.name: tensor for value, tensor in zip(fed, examples, strict=True)}
+        )
+    module = Program(plan.steps, inputs, [plan.slot(value) for value in results])
     return TorchModel(
         module=module.eval(),
         input_names=tuple(value.name for value in fed),

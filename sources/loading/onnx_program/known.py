@@ -1,0 +1,79 @@
+"""What of an ONNX graph is known before it runs: stored tensors, attributes, and nodes that read nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from onnx import helper, numpy_helper
+
+from ....targets.errors import Unsupported
+from .call import Call
+from .operators import OPERATORS
+
+Array = np.ndarray[Any, Any]
+
+TAKEN = frozenset(["bool", "uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64"])
+"""dtypes that torch and NumPy hand to each other, and compute with."""
+
+RANDOM = frozenset(
+    {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli"}
+)
+"""Operators whose result is not a function of their inputs."""
+
+
+def attribute(raw: onnx.AttributeProto, folder: Path) -> Any:
+    """A plain value: texts decoded, tensors as arrays, graphs as they are. External data lies in `folder`."""
+    value = helper.get_attribute_value(raw)
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    if raw.type == onnx.AttributeProto.STRINGS:
+        return [item.decode("utf-8", "replace") for item in value]
+    if raw.type == onnx.AttributeProto.TENSOR:
+        return array_of(value, folder)
+    return list(value) if raw.type in (onnx.AttributeProto.INTS, onnx.AttributeProto.FLOATS) else value
+
+
+def array_of(tensor: onnx.TensorProto, folder: Path) -> Array:
+    """A tensor's values; external data in `folder` is mapped, not read, unless its bits are packed."""
+    if tensor.data_location != onnx.TensorProto.EXTERNAL:
+        return np.asarray(numpy_helper.to_array(tensor))
+    dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)
+    if dtype.name not in TAKEN or 0 in tensor.dims:
+        return np.asarray(numpy_helper.to_array(tensor, str(folder)))
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    place = int(entries.get("offset", 0))
+    return np.memmap(folder / entries["location"], dtype, "r", place, tuple(tensor.dims))
+
+
+def computed(node: onnx.NodeProto, call: Call) -> list[Any]:
+    """The results of a node whose inputs are all known: by its function here, or by onnx's own reference.
+
+    Raises Unsupported, naming the node, where neither computes it.
+    """
+    if node.op_type in OPERATORS and all(v is None or v.dtype.name in TAKEN for v in call.inputs):
+        result = OPERATORS[node.op_type](call)
+        found = result if isinstance(result, tuple) else (result,)
+        return [value.numpy() if isinstance(value, torch.Tensor) else value for value in found]
+    return _by_reference(
+        node, {name: v for name, v in zip(node.input, call.inputs, strict=True) if name}, call
+    )
+
+
+def _by_reference(node: onnx.NodeProto, feeds: Mapping[str, Array], call: Call) -> list[Any]:
+    from onnx.reference import ReferenceEvaluator
+
+    made = [name for name in node.output if name]
+    graph = helper.make_graph(
+        [node], "one", *([onnx.ValueInfoProto(name=name) for name in names] for names in (feeds, made))
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", call.opset)])
+    try:
+        found = iter(ReferenceEvaluator(model).run(None, feeds))
+    except Exception as error:  # the reference raises errors of its own many classes
+        raise Unsupported(f"{call.op} cannot be computed beforehand: {error}", where=call.where) from error
+    return [next(found) if name else None for name in node.output]
