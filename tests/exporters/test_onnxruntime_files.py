@@ -20,7 +20,7 @@ onnx = pytest.importorskip("onnx")
 def test_weights_of_large_models_lie_outside_the_file(
     float_files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quant: str
 ) -> None:
-    from modelport.exporters.runtimes.onnxruntime import files
+    from modelport.exporters.onnx import files
 
     inside, _ = quantize(float_files, "bert", quant, tmp_path / "inside")
     monkeypatch.setattr(files, "LARGEST_FILE", 10_000)

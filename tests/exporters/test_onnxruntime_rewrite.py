@@ -148,7 +148,7 @@ def test_a_gemm_that_matmul_and_add_cannot_say_is_left_alone(attribute: dict[str
 
 def test_old_forms_are_settled() -> None:
     """Weights as Constant nodes, and initializers that are listed among the inputs."""
-    from modelport.exporters.runtimes.onnxruntime import rewrite
+    from modelport.exporters.onnx import settle
 
     weight = np.arange(16, dtype=np.float32).reshape(4, 4)
     nodes = [
@@ -157,7 +157,7 @@ def test_old_forms_are_settled() -> None:
         helper.make_node("MatMul", ["h", "w2"], ["y"], "second"),
     ]
     inputs = {"x": (FLOAT, [1, 4]), "w2": (FLOAT, [4, 4])}
-    model = rewrite.settled(model_of(nodes, inputs, {"w2": weight}))
+    model = settle.settled(model_of(nodes, inputs, {"w2": weight}))
     assert sorted(tensor.name for tensor in model.graph.initializer) == ["w1", "w2"]
     assert [value.name for value in model.graph.input] == ["x"]
     x = np.ones((1, 4), np.float32)
@@ -167,7 +167,7 @@ def test_old_forms_are_settled() -> None:
 @settings(max_examples=30, deadline=None)
 @given(st.integers(2, 12), st.randoms(use_true_random=False))
 def test_tidy_puts_shuffled_nodes_in_order(count: int, order: random.Random) -> None:
-    from modelport.exporters.runtimes.onnxruntime import files
+    from modelport.exporters.onnx import files
 
     nodes = [
         helper.make_node(

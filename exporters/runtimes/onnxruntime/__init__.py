@@ -18,7 +18,8 @@ def export(job: Job, progress: Progress) -> Outcome:
     scheme would leave most weights in float or an operator has no ONNX form, and UsageError where static
     int8 has no samples.
     """
-    from . import files, schemes, source
+    from ...onnx import files, source
+    from . import schemes
 
     progress("make the float graph", 0, 1)
     model, route = source.float_model(job)

@@ -9,13 +9,8 @@ import numpy as np
 import onnx
 
 from ....targets.errors import Unsupported
-from .graph import float_weights, readers
+from ...onnx.graph import float_weights, readers
 
-NORMS = frozenset(
-    {"LayerNormalization", "SkipLayerNormalization", "SimplifiedLayerNormalization", "RMSNormalization",
-     "SkipSimplifiedLayerNormalization", "GroupNormalization", "InstanceNormalization", "Attention",
-     "MultiHeadAttention", "LpNormalization"}
-)  # fmt: skip
 PRODUCTS = ("Conv", "Gemm", "MatMul")
 WHOLE = (
     *PRODUCTS, "Add", "Mul", "Relu", "Clip", "LeakyRelu", "Sigmoid", "MaxPool", "AveragePool",
@@ -31,24 +26,6 @@ REACHED = {
 """Operators whose weights each scheme narrows."""
 ENOUGH = 0.5
 """Share of the weights that a scheme must reach: below it, the file is not what was asked for."""
-
-
-def mixes(model: onnx.ModelProto) -> bool:
-    """Whether the graph normalises or attends at run time.
-
-    The activations of such graphs have outliers in a few channels, which one scale a tensor serves badly, and
-    their softmax, norms and GELU want more than 8 bits: only products are computed in int8 there.
-    """
-    kinds = Counter(node.op_type for node in model.graph.node)
-    if NORMS & kinds.keys() or (kinds["ReduceMean"] > 1 and kinds["Sqrt"] and kinds["Div"]):
-        return True
-    reads = readers(model)
-    return any(
-        reader.op_type == "MatMul"
-        for node in model.graph.node
-        if node.op_type == "Softmax"
-        for reader, _ in reads.get(node.output[0], ())
-    )
 
 
 def reach(model: onnx.ModelProto, operators: Collection[str]) -> tuple[float, tuple[str, ...]]:

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import onnx
 
-from . import choose, files, graph, rewrite
-from .shapes import prepared, quiet
-from .source import upgraded
+from ...onnx import files, graph
+from ...onnx.shapes import prepared, quiet
+from ...onnx.source import upgraded
+from . import choose, rewrite
 
 BLOCK = 32
 """Weights that share a scale and a zero point in int4."""

@@ -1,4 +1,4 @@
-"""Rewrites that keep what a graph computes: flat form, Gemm as MatMul, and weights in a narrower store."""
+"""Rewrites that keep what a graph computes: Gemm as MatMul, and weights in a narrower store."""
 
 from __future__ import annotations
 
@@ -7,35 +7,9 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import helper, inliner, numpy_helper
+from onnx import helper, numpy_helper
 
-from . import graph
-
-
-def settled(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model in the form that the schemes know: one flat graph whose weights are initializers.
-
-    Functions are inlined, large Constant nodes become initializers, and initializers leave the inputs, where
-    old files list them as values that a caller may override.
-    """
-    if model.functions:
-        model = inliner.inline_local_functions(model)
-    constants = {}
-    for node in model.graph.node:
-        value = graph.attribute(node, "value", None) if node.op_type == "Constant" else None
-        if isinstance(value, onnx.TensorProto) and np.prod(value.dims) >= graph.SMALLEST:
-            constants[node.output[0]] = value
-    for name, value in constants.items():
-        value.name = name
-        model.graph.initializer.append(value)
-    if constants:
-        graph.replace_nodes(model, [node for node in model.graph.node if node.output[0] not in constants])
-    stored = {tensor.name for tensor in model.graph.initializer}
-    fed = [value for value in model.graph.input if value.name not in stored]
-    if len(fed) < len(model.graph.input):
-        del model.graph.input[:]
-        model.graph.input.extend(fed)
-    return model
+from ...onnx import graph
 
 
 def gemm_as_matmul(model: onnx.ModelProto) -> None:

@@ -7,24 +7,26 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from ....calibration.samples import SampleSet
-from ....targets.errors import Unsupported, UsageError
+from ....targets.errors import Unsupported
 from ...job import Job, Progress
-from . import choose, graph, rewrite
-from .ranges import Ranges, observe
-from .shapes import prepared, quiet
-from .source import upgraded
+from ...onnx import graph
+from ...onnx.ranges import Ranges, calibration_samples, float_values, observe
+from ...onnx.shapes import prepared, quiet
+from ...onnx.source import upgraded
+from . import choose, rewrite
 
 
 def quantize(job: Job, model: onnx.ModelProto, progress: Progress) -> tuple[onnx.ModelProto, tuple[str, ...]]:
     """The model in Q/DQ form, uint8 activations and int8 weights per channel: the fast pair on x86.
 
-    Convolutional graphs are quantized whole. In graphs that normalise or attend (`choose.mixes`) products
+    Convolutional graphs are quantized whole. In graphs that normalise or attend (`graph.mixes`) products
     are quantized, their results are not: on MiniLM the cosine is 0.990 so, and 0.83 when all is quantized.
     """
     choose.require_reach(model, "int8")
-    samples = _samples(job)
-    mixed = choose.mixes(model)
+    samples = calibration_samples(
+        job, "Give a .npz, a folder of images or a text file, or take --quant int8-dynamic"
+    )
+    mixed = graph.mixes(model)
     kinds = choose.PRODUCTS if mixed else choose.WHOLE
     prefers_dynamic = mixed and choose.reach(model, choose.REACHED["int8-dynamic"])[0] >= 0.9
     work = Path(job.work)
@@ -38,35 +40,13 @@ def quantize(job: Job, model: onnx.ModelProto, progress: Progress) -> tuple[onnx
             mend=f"Static int8 covers {', '.join(choose.PRODUCTS)}; fp32 and fp16 take every model",
         )
     observer = str(job.options.get("observer") or "minmax")
-    ranges = observe(model, _activations(model, nodes), samples, observer, work, progress)
+    ranges = observe(model, float_values(model, nodes), samples, observer, work, progress)
     # The quantizer leaves a Relu out where quantizing clips as it does: such a result must stay quantized.
     products = {name for node in nodes if node.op_type in ("MatMul", "Gemm") for name in node.output}
     quantized = _insert(model, nodes, ranges, keep_results=mixed)
     _free_outputs(quantized, products)
     tables = rewrite.int8_tables(quantized)
     return quantized, tuple(_notes(mixed, prefers_dynamic, tables, observer, samples.count))
-
-
-def _samples(job: Job) -> SampleSet:
-    folder = Path(job.samples) / "calibration" if job.samples else None
-    if folder is None or not (folder / "set.json").exists():
-        raise UsageError(
-            "static int8 needs samples to find the activations' ranges",
-            where="--calibration",
-            mend="Give a .npz, a folder of images or a text file, or take --quant int8-dynamic",
-        )
-    return SampleSet.open(folder)
-
-
-def _activations(model: onnx.ModelProto, nodes: list[onnx.NodeProto]) -> tuple[str, ...]:
-    """Float values that these nodes read or make, in graph order: those whose range must be known."""
-    kinds = {
-        value.name: value.type.tensor_type.elem_type
-        for value in (*model.graph.value_info, *model.graph.input, *model.graph.output)
-    }
-    stored = {tensor.name for tensor in model.graph.initializer}
-    names = dict.fromkeys(name for node in nodes for name in (*node.input, *node.output))
-    return tuple(name for name in names if name not in stored and kinds.get(name) == onnx.TensorProto.FLOAT)
 
 
 def _insert(

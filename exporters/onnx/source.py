@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING
 import onnx
 from onnx import version_converter
 
-from ....sources.loading.onnx_model import refuse_non_finite
-from ....targets.errors import ConversionFailed, SourceUnreadable, Unsupported
-from ...job import Job
+from ...sources.loading.onnx_model import refuse_non_finite
+from ...targets.errors import ConversionFailed, SourceUnreadable, Unsupported
+from ..job import Job
 from . import files
 
 if TYPE_CHECKING:
     import torch
 
-    from ....sources.loading.torch_model import TorchModel
+    from ...sources.loading.torch_model import TorchModel
 
 OPSET = 21
 
@@ -32,7 +32,7 @@ def float_model(job: Job) -> tuple[onnx.ModelProto, str]:
         onnx.load_external_data_for_model(model, str(path.parent))
         version = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
         return model, f"The ONNX graph was taken as it is (opset {version})."
-    from ....sources.loading import torch_model
+    from ...sources.loading import torch_model
 
     opset = int(job.options.get("opset") or OPSET)
     loaded = torch_model.load(job.source_kind, path, job.options)

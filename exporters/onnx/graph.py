@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable
 from typing import Any
 
@@ -13,6 +14,11 @@ from . import files
 SMALLEST = 16
 """Elements from which a stored tensor counts as a weight; below are the numbers of the graph itself."""
 
+NORMS = frozenset(
+    {"LayerNormalization", "SkipLayerNormalization", "SimplifiedLayerNormalization", "RMSNormalization",
+     "SkipSimplifiedLayerNormalization", "GroupNormalization", "InstanceNormalization", "Attention",
+     "MultiHeadAttention", "LpNormalization"}
+)  # fmt: skip
 Read = tuple[onnx.NodeProto, int]
 """A node and the position of the input by which it reads a value; -1 when a subgraph of it does."""
 
@@ -78,3 +84,21 @@ def name_nodes(model: onnx.ModelProto) -> None:
         if not node.name or node.name in seen:
             node.name = f"{node.op_type}_{index}_{node.output[0]}"
         seen.add(node.name)
+
+
+def mixes(model: onnx.ModelProto) -> bool:
+    """Whether the graph normalises or attends at run time.
+
+    The activations of such graphs have outliers in a few channels, which one scale a tensor serves badly, and
+    their softmax, norms and GELU want more than 8 bits: only products are computed in int8 there.
+    """
+    kinds = Counter(node.op_type for node in model.graph.node)
+    if NORMS & kinds.keys() or (kinds["ReduceMean"] > 1 and kinds["Sqrt"] and kinds["Div"]):
+        return True
+    reads = readers(model)
+    return any(
+        reader.op_type == "MatMul"
+        for node in model.graph.node
+        if node.op_type == "Softmax"
+        for reader, _ in reads.get(node.output[0], ())
+    )

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import onnx
 
-from ....targets.errors import ConversionFailed
+from ...targets.errors import ConversionFailed
 from . import files
 
 

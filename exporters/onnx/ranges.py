@@ -9,15 +9,38 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from ....calibration import observers
-from ....calibration.samples import SampleSet
-from ....sources.loading.onnx_model import as_input
-from ....targets.errors import UsageError
-from ...job import Progress
+from ...calibration import observers
+from ...calibration.samples import SampleSet
+from ...sources.loading.onnx_model import as_input
+from ...targets.errors import UsageError
+from ..job import Job, Progress
 from . import files
 
 Ranges = Mapping[str, tuple[float, float]]
 """Lowest and highest value to represent, by value name; 0 lies between them."""
+
+
+def calibration_samples(job: Job, mend: str) -> SampleSet:
+    """The samples that ranges are found on; UsageError with this `mend` where there are none."""
+    folder = Path(job.samples) / "calibration" if job.samples else None
+    if folder is None or not (folder / "set.json").exists():
+        raise UsageError(
+            f"static {job.quant} needs samples to find the activations' ranges",
+            where="--calibration",
+            mend=mend,
+        )
+    return SampleSet.open(folder)
+
+
+def float_values(model: onnx.ModelProto, nodes: list[onnx.NodeProto]) -> tuple[str, ...]:
+    """Float values that these nodes read or make, in graph order: those whose range must be known."""
+    kinds = {
+        value.name: value.type.tensor_type.elem_type
+        for value in (*model.graph.value_info, *model.graph.input, *model.graph.output)
+    }
+    stored = {tensor.name for tensor in model.graph.initializer}
+    names = dict.fromkeys(name for node in nodes for name in (*node.input, *node.output))
+    return tuple(name for name in names if name not in stored and kinds.get(name) == onnx.TensorProto.FLOAT)
 
 
 def observe(
@@ -27,9 +50,11 @@ def observe(
     observer: str,
     work: Path,
     progress: Progress,
+    *,
+    symmetric: bool = False,
 ) -> Ranges:
     """The range of each value in `names` by the observer of that name (`calibration.observers.OBSERVERS`)."""
-    make = observers.make(observer)
+    make = observers.make(observer, symmetric=symmetric)
     watching = {name: make() for name in names}
     probe = onnx.ModelProto()
     probe.CopyFrom(model)

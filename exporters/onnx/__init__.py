@@ -1,0 +1,1 @@
+"""What every runtime that starts from ONNX shares: the float graph, files and sessions, and activation ranges."""
