@@ -151,9 +151,10 @@ def convert(request: Request, on_progress: OnProgress | None = None) -> Conversi
 
 
 def _require_read(request: Request, target: Target, scheme: QuantScheme) -> None:
-    """Refuse an option that this target or scheme would ignore, before the model is opened."""
+    """Refuse an option that this target or scheme would ignore, or not understand, before the model is opened."""
     given = {option: getattr(request, option) for option in (*plan.READ_BY, "observer")}
     plan.refuse_unread(target, scheme, given)
+    plan.refuse_wrong(target, scheme, given)
     if request.observer is not None:
         from .calibration import observers
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from ..targets import registry
 from ..targets.card import QuantScheme, Target
@@ -116,6 +118,18 @@ def refuse_unread(target: Target, scheme: QuantScheme, given: Mapping[str, objec
         raise UsageError(
             f"an importance matrix has no effect on {scheme.name}", where="--imatrix", mend="Leave it out"
         )
+
+
+def refuse_wrong(target: Target, scheme: QuantScheme, given: Mapping[str, object]) -> None:
+    """Raise what the runtime itself will say of an option's value, before the model is opened.
+
+    A runtime that has options of its own reads them in its `options.py`, which imports the standard library only,
+    by `read(options, quant)`.
+    """
+    package = Path(__file__).parent / "runtimes" / target.runtime
+    if target.runtime.isidentifier() and (package / "options.py").is_file():
+        module = importlib.import_module(f".runtimes.{target.runtime}.options", __package__)
+        module.read(given, scheme.name)
 
 
 def make_plan(target: Target, scheme: QuantScheme, *, calibrated: bool) -> Plan:

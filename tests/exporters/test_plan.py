@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 
+from modelport import pipeline
 from modelport.exporters import plan
+from modelport.request import Request
 from modelport.targets import registry
-from modelport.targets.errors import Unsupported, UsageError
+from modelport.targets.errors import ModelportError, Unsupported, UsageError
 from modelport.targets.facts import ModelFacts, OpFact
 
 
@@ -65,6 +68,23 @@ def test_an_option_that_would_change_nothing_is_refused(target, quant, given, na
     card = registry.find_target(target)
     with pytest.raises(UsageError) as caught:
         plan.refuse_unread(card, card.scheme(quant), given)
+    assert caught.value.where == named
+
+
+@pytest.mark.parametrize(
+    ("quant", "given", "named"),
+    [
+        ("fp16", {"deployment_target": "iOS3"}, "--deployment-target"),
+        ("int4-weight", {"deployment_target": "iOS16"}, "--deployment-target"),
+        ("fp16", {"shapes": "image=1xbig"}, "--shapes: image"),
+        ("fp16", {"image_input": "scale=0"}, "--image-input"),
+        ("fp16", {"metadata": ("colour=red",)}, "--metadata"),
+    ],
+)
+def test_a_value_that_the_runtime_will_not_take_is_refused_before_the_model_is_opened(quant, given, named):
+    request = Request(Path("nowhere"), "ios", quant=quant, **given)
+    with pytest.raises(ModelportError) as caught:
+        pipeline.check(request)
     assert caught.value.where == named
 
 
