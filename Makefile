@@ -5,7 +5,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3; do \
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DIGITS := examples/digits/artifacts
-BARS := startup overhead check-70b digits minilm int8-speed mil ios gguf-identical gguf-size gguf-speed gguf-memory
+BARS := startup overhead check-70b digits minilm int8-speed mil mil-operators ios gguf-identical gguf-size gguf-speed gguf-memory
 
 .PHONY: help env demo test test-fast lint format bars $(addprefix bar-,$(BARS)) clean
 

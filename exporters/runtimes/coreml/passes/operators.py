@@ -29,6 +29,18 @@ def prod(context: Any, node: Any) -> None:
     context.add(mb.reduce_prod(x=x, axes=axes, keep_dims=keep, name=node.name))
 
 
+def reciprocal(context: Any, node: Any) -> None:
+    """1 / x: coremltools writes 1 / (x + 0.0001), which Core ML's `inverse` is by default."""
+    from coremltools.converters.mil import Builder as mb
+    from coremltools.converters.mil.frontend.torch.ops import _get_inputs
+    from coremltools.converters.mil.mil import types
+
+    x = _get_inputs(context, node)[0]
+    x = x if types.is_float(x.dtype) else mb.cast(x=x, dtype="fp32")
+    one = types.nptype_from_builtin(x.dtype)(1)
+    context.add(mb.real_div(x=one, y=x, name=node.name))
+
+
 def clone(context: Any, node: Any) -> None:
     """A copy is a value of its own, as `outputs` needs; coremltools gives the original the copy's name."""
     from coremltools.converters.mil import Builder as mb
@@ -41,5 +53,6 @@ TRANSLATIONS: Mapping[str, Callable[[Any, Any], None]] = {
     "gelu": gelu,
     "prod": prod,
     "prod.dim_int": prod,
+    "reciprocal": reciprocal,
     "clone": clone,
 }
