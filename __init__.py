@@ -75,6 +75,7 @@ def check(
     device: str | None = None,
     batch: int = 1,
     context: int | None = None,
+    tensor_parallel: int | None = None,
     sequence: int | None = None,
     signature: str | None = None,
     kv_type: str | None = None,
@@ -82,10 +83,10 @@ def check(
 ) -> Check:
     """Tell whether `model` fits `device` and how fast it will be, from headers alone.
 
-    `context` is in tokens and `kv_type` one of f16, q8_0 and q4_0 (language models), `sequence` the tokens per
-    sample of a token model, `compute_units` where Core ML may run. The verdict's
-    terms carry value, unit and formula. Raises UsageError, SourceUnreadable or Unsupported; a model that does
-    not fit is a verdict, not an error.
+    `context` is in tokens, `kv_type` one of f16, q8_0 and q4_0 and `tensor_parallel` the GPUs that a served
+    model is split over (language models), `sequence` the tokens per sample of a token model, `compute_units`
+    where Core ML may run. The verdict's terms carry value, unit and formula. Raises UsageError,
+    SourceUnreadable or Unsupported; a model that does not fit is a verdict, not an error.
     """
     from . import pipeline
     from .request import Request
@@ -98,6 +99,7 @@ def check(
             device=device,
             batch=batch,
             context=context,
+            tensor_parallel=tensor_parallel,
             sequence=sequence,
             signature=signature,
             kv_type=kv_type,

@@ -34,6 +34,9 @@ _CHOICE = (
     click.option("--device", metavar="D", help="The device to judge for: a name or a TOML file."),
     click.option("--batch", type=int, default=1, show_default=True, help="Inferences at once."),
     click.option("--context", type=int, help="Tokens of context of a language model."),
+    click.option(
+        "--tensor-parallel", type=int, metavar="N", help="GPUs that a served language model is split over."
+    ),
     click.option("--sequence", type=int, help="Tokens per sample where the artifact has a fixed length."),
     click.option("--signature", metavar="NAME", help="Signature of a SavedModel that has several."),
     click.option("--kv-type", metavar="K", help="KV cache of a language model: f16, q8_0 or q4_0."),

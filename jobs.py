@@ -87,7 +87,7 @@ def _array_options(request: Request, checked: Check) -> dict[str, Any]:
 
 
 def _language_options(request: Request, checked: Check) -> dict[str, Any]:
-    llm = checked.facts.llm
+    llm, serving = checked.facts.llm, checked.serving.get(checked.device.name)
     return {
         "calibration": request.calibration,
         # What is not quantized is compared with the source alone.
@@ -101,6 +101,7 @@ def _language_options(request: Request, checked: Check) -> dict[str, Any]:
         "requantize": request.requantize,
         "prompt": request.prompt,
         "kv_type": request.kv_type,
+        "serving": None if serving is None else dataclasses.asdict(serving),
         "weights": checked.scheme.weights,
         "source_bytes": checked.facts.weight_bytes,
         "parameters": checked.facts.parameters,

@@ -14,7 +14,7 @@ from .exporters import foresee, plan, staging
 from .reports import manifest, record
 from .request import Request
 from .sources.source import Source
-from .targets import engines, feasibility, figures, host, memory, registry
+from .targets import engines, feasibility, figures, host, memory, registry, serving
 from .targets.card import QuantScheme, Target
 from .targets.device import Device
 from .targets.errors import DoesNotFit, FidelityBelowBudget, Unsupported, UsageError
@@ -48,6 +48,8 @@ class Check:
     """A language model in every scheme of the target, on the device; empty for graphs."""
     devices: Mapping[str, feasibility.Verdict] = field(default_factory=dict)
     """A language model in the scheme, on every device of the target's classes; empty for graphs."""
+    serving: Mapping[str, serving.Serving] = field(default_factory=dict)
+    """How the device and each of the target's classes serve a language model; empty where nothing is served."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,7 @@ def check(request: Request) -> Check:
             sequence=request.sequence,
             sizes=counted,
             units=engines.UNITS[request.compute_units] if request.compute_units else (),
+            tensor_parallel=1 if where is here else request.tensor_parallel or 1,
             alternatives=not alone,
         )
         return dataclasses.replace(verdict, basis=(*verdict.basis, why)) if why else verdict
@@ -114,7 +117,30 @@ def check(request: Request) -> Check:
             for where in registry.devices_for(target)
             if language
         },
+        serving=_serve(request, facts, target, scheme, device),
     )
+
+
+def _serve(
+    request: Request, facts: ModelFacts, target: Target, scheme: QuantScheme, device: Device
+) -> dict[str, serving.Serving]:
+    """The serving plan of the chosen device, then of every other one that the target runs on."""
+    if target.server is None or facts.llm is None:
+        return {}
+    others = {each.name: each for each in registry.devices_for(target) if each.name != device.name}
+    return {
+        each.name: serving.plan(
+            facts,
+            target,
+            each,
+            scheme,
+            batch=request.batch,
+            context=request.context,
+            sequence=request.sequence,
+            tensor_parallel=request.tensor_parallel or 1,
+        )
+        for each in (device, *others.values())
+    }
 
 
 def _with_kv(scheme: QuantScheme, kv_type: str | None) -> QuantScheme:

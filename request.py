@@ -26,6 +26,8 @@ class Request:
     calibration: str | None = None
     out: Path | None = None
     batch: int = 1
+    tensor_parallel: int | None = None
+    """GPUs that a language model is split over; None: one."""
     context: int | None = None
     """Tokens of context (prompt and answer) that a language model shall hold."""
     sequence: int | None = None
@@ -83,6 +85,7 @@ class Request:
         """Reject values that no step could work with; raises UsageError naming the option."""
         for name in (
             "batch",
+            "tensor_parallel",
             "context",
             "sequence",
             "samples",

@@ -89,6 +89,7 @@ READ_BY: Mapping[str, tuple[str, ...]] = {
     "requantize": ("gguf",),
     "prompt": ("gguf",),
     "kv_type": ("gguf",),
+    "tensor_parallel": ("vllm",),
     "deployment_target": ("coreml",),
     "compute_units": ("coreml",),
     "shapes": ("coreml",),

@@ -16,6 +16,7 @@ from ..targets.card import Target
 from ..targets.device import Device
 from ..targets.facts import IoFact, ModelFacts
 from ..targets.feasibility import Verdict
+from ..targets.serving import Serving
 from . import figures
 from .terminal import output
 
@@ -102,6 +103,7 @@ def check_json(checked: Check) -> dict[str, Any]:
         "conversion_bytes": checked.conversion_bytes or None,
         "schemes": {name: _short(verdict) for name, verdict in checked.schemes.items()},
         "devices": {name: _short(verdict) for name, verdict in checked.devices.items()},
+        "serving": {name: dataclasses.asdict(found) for name, found in checked.serving.items()},
     }
 
 
@@ -136,9 +138,12 @@ def check(checked: Any) -> None:
         console.print(basis, style="dim")
     if verdict.alternatives:
         alternatives(verdict.alternatives)
-    for what, found in (("scheme", checked.schemes), ("device", checked.devices)):
+    surveyed = {"scheme": checked.schemes, "device": {} if checked.serving else checked.devices}
+    for what, found in surveyed.items():
         if found:
             console.print(_survey(what, found))
+    if checked.serving:
+        console.print(_serving(checked.serving.values()))
 
 
 def _survey(what: str, found: Mapping[str, Verdict]) -> Table:
@@ -160,6 +165,37 @@ def _survey(what: str, found: Mapping[str, Verdict]) -> Table:
             Text(verdict.verdict, style=VERDICT_STYLE[verdict.verdict]),
         )
     return table
+
+
+def _serving(found: Iterable[Serving]) -> Table:
+    """How each device serves the model; the first is the one that was asked for."""
+    first, *others = found
+    title = (
+        f"Serving with tensor parallel {first.tensor_parallel}, batch {first.batch}, context {first.context};"
+        f" --max-model-len {first.max_model_len or figures.UNKNOWN}"
+    )
+    # Eighty columns are just enough without the table's edges.
+    table = Table(title=title, title_justify="left", show_edge=False, pad_edge=False)
+    table.add_column("device", no_wrap=True)
+    speeds = ("prefill tok/s", "decode tok/s", "overall tok/s")
+    for name in ("each GPU", "longest context", "largest batch", *speeds, "GPUs needed"):
+        table.add_column(name, justify="right")
+    for plan_ in (first, *others):
+        needed = plan_.weight_bytes + plan_.kv_bytes + plan_.activation_bytes + plan_.runtime_bytes
+        rates = (plan_.prefill_tokens_per_second, plan_.decode_tokens_per_second, plan_.tokens_per_second)
+        table.add_row(
+            Text(plan_.device, style=VERDICT_STYLE[plan_.verdict]),
+            figures.size(needed),
+            _whole(plan_.longest_context),
+            _whole(plan_.largest_batch),
+            *(figures.UNKNOWN if rate is None else figures.rate(rate) for rate in rates),
+            figures.UNKNOWN if plan_.fewest_gpus is None else f"{plan_.fewest_gpus}",
+        )
+    return table
+
+
+def _whole(value: int | None) -> str:
+    return figures.UNKNOWN if value is None else f"{value}"
 
 
 def alternatives(found: Iterable[Any]) -> None:
@@ -255,6 +291,10 @@ def device(found: Device) -> None:
         ("memory_bytes", figures.size(found.memory_bytes)),
         ("usable_fraction", figures.percent(found.usable_fraction)),
         ("bandwidth", "–" if found.bandwidth is None else f"{figures.size(found.bandwidth)}/s"),
+        (
+            "link_bandwidth",
+            "–" if found.link_bandwidth is None else f"{figures.size(found.link_bandwidth)}/s",
+        ),
         *((f"app_memory.{version}", figures.size(most)) for version, most in found.app_memory.items()),
         ("flash_bytes", figures.size(found.flash_bytes)),
         *(

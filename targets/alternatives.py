@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-from . import registry
-from .decoder import at_context
+from . import parallel, registry
+from .decoder import at_context, split_over
 from .device import Device
 from .verdict import Alternative, Case, Verdict
 
@@ -19,11 +19,12 @@ Assess = Callable[[Case], Verdict]
 
 
 def find_alternatives(case: Case, assess: Assess) -> tuple[Alternative, ...]:
-    """Smaller schemes, a shorter context, a smaller batch, another device; several at once only where none helps."""
+    """Smaller schemes, shorter contexts, smaller batches, more GPUs, other devices; several only where none helps."""
     here = [
         *_first(_smaller_schemes(case), assess, MOST_SCHEMES),
         *_first(_shorter_contexts(case), assess),
         *_first(_smaller_batches(case), assess),
+        *_first(_other_splits(case), assess),
     ] or _first(_smallest(case), assess)
     there = _first(_other_devices(case), assess) or _first(_smallest_elsewhere(case), assess)
     return (*here, *there)
@@ -52,6 +53,7 @@ def _alternative(change: str, case: Case, verdict: Verdict) -> Alternative:
         memory_bytes=figures.peak_memory_bytes,
         file_bytes=figures.file_bytes,
         latency_ms=figures.decode_ms if case.context else figures.latency_ms,
+        tensor_parallel=case.gpus,
     )
 
 
@@ -78,6 +80,16 @@ def _smaller_batches(case: Case) -> Iterator[tuple[str, Case]]:
     while batch > 1:
         batch //= 2
         yield f"--batch {batch}", replace(case, batch=batch)
+
+
+def _other_splits(case: Case) -> Iterator[tuple[str, Case]]:
+    """More GPUs of one server, the fewest first; then fewer, for a scheme that this split cuts."""
+    if case.target.server is None or case.facts.llm is None:
+        return
+    known = [gpus for gpus in parallel.sizes(case.facts.llm) if gpus <= parallel.MOST_GPUS]
+    more = [gpus for gpus in known if gpus > case.gpus]
+    for gpus in more + [gpus for gpus in reversed(known) if gpus < case.gpus]:
+        yield f"--tensor-parallel {gpus}", split_over(case, gpus)
 
 
 def _other_devices(case: Case) -> Iterator[tuple[str, Case]]:

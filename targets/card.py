@@ -46,6 +46,8 @@ class QuantScheme:
     """Bits per element of biases, norms and other rank-1 weights."""
     kv: str = "float16"
     """Dtype of the KV cache of a language model."""
+    group: int | None = None
+    """Weights in a row that share a scale; None: a whole row or more."""
     aliases: tuple[str, ...] = ()
     """Other names of this scheme."""
 
@@ -89,6 +91,18 @@ class Overhead:
 
 
 @dataclass(frozen=True)
+class Server:
+    """How a runtime serves a language model, on one device or split over several."""
+
+    memory_share: float
+    """Share (0..1] of a device's memory that it takes for weights, activations and KV cache together."""
+    batched_tokens: int
+    """Positions of all sequences together that go through the model at once."""
+    block_tokens: int = 1
+    """Tokens that the KV cache grows by."""
+
+
+@dataclass(frozen=True)
 class Target:
     """One place that a model can be deployed to."""
 
@@ -112,6 +126,8 @@ class Target:
     schemes: Mapping[str, QuantScheme]
     limits: Limits = field(default_factory=Limits)
     overhead: Overhead = field(default_factory=Overhead)
+    server: Server | None = None
+    """None where the runtime serves nobody, or one user on one device."""
     steps: tuple[str, ...] = ("export",)
     """Functions of the runtime that convert, in order, each in a worker of its own; the last one writes."""
     verify: str = "arrays"
@@ -175,6 +191,7 @@ def read_card(path: Path | str) -> Target:
         schemes=_read_schemes(table.table("quant")),
         limits=_read_limits(table.table("limits")),
         overhead=_read_overhead(table.table("overhead")),
+        server=_read_server(table.table("server")) if "server" in table.keys() else None,  # noqa: SIM118
         steps=_steps(table),
         verify=table.text("verify", "arrays", choices=VERIFY),
         sizes=table.text("sizes", ""),
@@ -222,6 +239,7 @@ def _read_scheme(name: str, table: Table) -> QuantScheme:
         conv_bits=table.number("conv_bits", None, high=64),
         vector_bits=table.number("vector_bits", 32.0, high=64),
         kv=table.text("kv", "float16", choices=DTYPE_BITS),
+        group=table.count("group", None),
         aliases=tuple(check_name(alias, table.where("aliases")) for alias in table.texts("aliases", ())),
     )
     table.done()
@@ -263,6 +281,16 @@ def _read_overhead(table: Table) -> Overhead:
     )
     table.done()
     return overhead
+
+
+def _read_server(table: Table) -> Server:
+    server = Server(
+        memory_share=table.number("memory_share", high=1),
+        batched_tokens=table.count("batched_tokens"),
+        block_tokens=table.count("block_tokens", 1),
+    )
+    table.done()
+    return server
 
 
 def _check(target: Target, table: Table) -> None:

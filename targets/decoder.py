@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from . import latency, memory
+from . import latency, memory, parallel
 from .device import Rate
 from .facts import BLOCK_BITS, DTYPE_BITS, LlmFacts
 from .figures import count, size
@@ -25,34 +25,76 @@ def at_context(case: Case, context: int) -> Case:
     return replace(case, context=context, prompt=prompt, generated=generated)
 
 
+def split_over(case: Case, gpus: int) -> Case:
+    """The case with the model split over `gpus` devices."""
+    return replace(case, gpus=gpus, held=parallel.held_weights(case.facts, gpus))
+
+
 def _llm(case: Case) -> LlmFacts:
+    """The geometry of the part that each device computes."""
     if case.facts.llm is None:
         raise ValueError("the model is no language model")
-    return case.facts.llm
+    return parallel.geometry(case.facts.llm, case.gpus)
 
 
 def kv_term(case: Case) -> Term:
-    """M_KV of the whole batch at the full context."""
+    """M_KV of the whole batch at the full context, on each device."""
     llm, bits = _llm(case), {**DTYPE_BITS, **BLOCK_BITS}[case.scheme.kv]
     value = memory.kv_bytes(llm.layers, llm.kv_heads, llm.head_dim, case.batch, case.context, bits)
+    heads = f"{llm.kv_heads} KV heads" + (f" on each of {case.gpus} GPUs" if case.gpus > 1 else "")
     return Term(
         "M_KV",
         value,
         "B",
-        f"2 x {llm.layers} layers x {llm.kv_heads} KV heads x {llm.head_dim} x batch {case.batch}"
+        f"2 x {llm.layers} layers x {heads} x {llm.head_dim} x batch {case.batch}"
         f" x {case.context} tokens x {bits / 8:g} B",
     )
 
 
 def decoder_activations(case: Case) -> Term:
-    """M_activations while the prompt is read, an estimate."""
-    tokens = min(case.prompt, PREFILL_CHUNK)
-    value = memory.llm_activation_bytes(_llm(case), case.batch, tokens, case.scheme.activations)
+    """M_activations while the prompt is read, an estimate.
+
+    A server reserves them for as many positions as it ever sends through at once, whatever the prompt.
+    """
+    server, dtype = case.target.server, case.scheme.activations
+    if server is None:
+        tokens = min(case.prompt, PREFILL_CHUNK)
+        positions, formula = case.batch * tokens, f"batch {case.batch} x {tokens} positions"
+    else:
+        positions = min(case.batch * case.context, server.batched_tokens)
+        # What stands between 8-bit products is kept in 16 bits.
+        formula, dtype = f"{positions} positions", _residual_dtype(case)
+    whole = case.facts.llm.vocab if case.facts.llm else 0
+    value = memory.llm_activation_bytes(_llm(case), case.batch, positions, dtype, whole)
+    return Term("M_activations", value, "B", f"{formula} at once in {dtype}, and the logits", True)
+
+
+def _residual_dtype(case: Case) -> str:
+    """Dtype of the values between layers, which is what devices send each other."""
+    return case.scheme.activations if DTYPE_BITS[case.scheme.activations] >= 16 else "bfloat16"
+
+
+def communication_term(case: Case, what: str, tokens: int) -> Term | None:
+    """T_communication of one pass of `tokens` positions a sequence; None on one device.
+
+    All-reduce bytes / link bandwidth (the document's), the bytes by ring, and a launch for each all-reduce.
+    """
+    llm, link, name = case.facts.llm, case.device.link_bandwidth, f"T_communication, {what}"
+    if case.gpus == 1 or llm is None:
+        return None
+    if link is None:
+        return Term(name, None, "ms", f"cannot be known without the link bandwidth of {case.device.name}")
+    times, bits = parallel.all_reduces(llm), DTYPE_BITS[_residual_dtype(case)]
+    nbytes = case.batch * tokens * llm.hidden * bits / 8
+    sent = parallel.ring_bytes(nbytes, case.gpus)
+    launch = case.device.launch_us or 0.0
+    value = times * (latency.communication_seconds(sent, link) + launch * 1e-6)
     return Term(
-        "M_activations",
-        value,
-        "B",
-        f"batch {case.batch} x {tokens} positions at once in {case.scheme.activations}, and the logits",
+        name,
+        value * 1e3,
+        "ms",
+        f"{times} all-reduces x ({case.batch * tokens} positions x {llm.hidden} x {bits / 8:g} B"
+        f" x 2({case.gpus} - 1)/{case.gpus} / {size(link)}/s + {launch:g} us)",
         True,
     )
 
@@ -60,14 +102,15 @@ def decoder_activations(case: Case) -> Term:
 def decoder_latency(case: Case) -> tuple[list[Term], Predicted]:
     """The terms of time: prefill, one decoded token, and tokens per second."""
     llm, device = _llm(case), case.device
-    read = memory.decode_counts(case.counts, llm)
+    read = memory.decode_counts(case.each, llm)
     weights = memory.stored_bytes(read, case.scheme)
     if case.size is not None:
         # The exporter counted all weights; the share that a token reads follows from the scheme's bits.
         weights *= case.size.tensor_bytes / memory.stored_bytes(case.counts, case.scheme)
     rate = device.rate(case.scheme.compute)
-    prefill = _prefill(case, read.elements, weights, rate)
-    decode = _decode(case, read.elements, weights, rate)
+    exchanged = [communication_term(case, "prefill", case.prompt), communication_term(case, "decode", 1)]
+    prefill = _together(_prefill(case, read.elements, weights, rate), exchanged[0])
+    decode = _together(_decode(case, read.elements, weights, rate), exchanged[1])
     speed = Term("tok/s", None, "tok/s", "cannot be known without prefill and decode")
     if prefill.value is not None and decode.value is not None:
         value = latency.tokens_per_second(case.batch, case.generated, prefill.value / 1e3, decode.value / 1e3)
@@ -79,7 +122,19 @@ def decoder_latency(case: Case) -> tuple[list[Term], Predicted]:
             True,
         )
     predicted = Predicted(prefill_ms=prefill.value, decode_ms=decode.value, tokens_per_second=speed.value)
-    return [prefill, decode, speed], predicted
+    return [*(term for term in exchanged if term), prefill, decode, speed], predicted
+
+
+def _together(alone: Term, exchange: Term | None) -> Term:
+    """The time of one device and that of the exchange, one after the other: nothing overlaps."""
+    if exchange is None:
+        return alone
+    if alone.value is None or exchange.value is None:
+        lacking = alone if alone.value is None else exchange
+        return replace(alone, value=None, formula=lacking.formula)
+    return replace(
+        alone, value=alone.value + exchange.value, formula=f"{alone.formula} + T_communication", estimate=True
+    )
 
 
 def _prefill(case: Case, elements: int, weights: float, rate: Rate | None) -> Term:

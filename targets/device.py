@@ -15,6 +15,7 @@ FIGURES = (
     "usable_fraction",
     "app_memory",
     "bandwidth",
+    "link_bandwidth",
     "sustained",
     "flash_bytes",
     "launch_us",
@@ -49,6 +50,8 @@ class Device:
     """Share (0..1] of the memory that one program can have; a planning assumption always."""
     bandwidth: float | None = None
     """Bytes per second between that memory and the compute units."""
+    link_bandwidth: float | None = None
+    """Bytes per second that one device sends to its neighbours, one way; vendors often print both ways together."""
     peak: Mapping[str, float] | None = None
     """Dense operations per second by dtype (a multiply-add is 2 operations)."""
     engines: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
@@ -142,6 +145,7 @@ def _read_device(name: str, table: Table, file: str) -> Device:
         memory_bytes=table.count("memory_bytes", None),
         usable_fraction=table.number("usable_fraction", 1.0, high=1),
         bandwidth=table.number("bandwidth", None),
+        link_bandwidth=table.number("link_bandwidth", None),
         peak=_best(rates) if rates else _read_peak(table.table("peak")),
         engines=rates,
         app_memory=_read_app_memory(table.table("app_memory")),

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from . import memory
+from . import memory, parallel
 from .alternatives import find_alternatives
 from .card import QuantScheme, Target
-from .decoder import at_context, decoder_activations, decoder_latency, kv_term
+from .decoder import at_context, decoder_activations, decoder_latency, kv_term, split_over
 from .device import Device
 from .errors import UsageError
 from .facts import ModelFacts
@@ -32,6 +32,7 @@ def judge(
     sequence: int | None = None,
     sizes: Mapping[str, Size] | None = None,
     units: Sequence[str] = (),
+    tensor_parallel: int = 1,
     alternatives: bool = True,
 ) -> Verdict:
     """Whether the model fits, and what it will cost; with what would fit instead where it does not.
@@ -49,20 +50,21 @@ def judge(
         sequence: Tokens of the prompt; language models only. Default: 512, or half the context.
         sizes: Sizes by scheme that the exporter counted; where there are none, they are estimated.
         units: The engines that may be used, of a device that has several; empty for all.
+        tensor_parallel: Devices that the model is split over; language models on targets that serve only.
         alternatives: Whether to look for what would fit where it does not.
 
     Raises:
-        UsageError: batch, context or sequence make no sense.
+        UsageError: batch, context, sequence or tensor_parallel make no sense.
     """
-    case = _case(facts, target, device, scheme, batch, context, sequence)
-    case = replace(case, sizes=sizes or {}, units=tuple(units))
+    case = make_case(facts, target, device, scheme, batch, context, sequence)
+    case = in_parallel(replace(case, sizes=sizes or {}, units=tuple(units)), tensor_parallel)
     verdict = assess(case)
     if verdict.verdict != "does not fit" or not alternatives:
         return verdict
     return replace(verdict, alternatives=find_alternatives(case, assess))
 
 
-def _case(
+def make_case(
     facts: ModelFacts,
     target: Target,
     device: Device,
@@ -71,6 +73,7 @@ def _case(
     context: int | None,
     sequence: int | None,
 ) -> Case:
+    """The case on one device; raises UsageError as `judge` does."""
     for option, value in (("--batch", batch), ("--context", context), ("--sequence", sequence)):
         if value is not None and value < 1:
             raise UsageError(f"is {value}", where=option, mend="Give a number from 1 on")
@@ -85,6 +88,20 @@ def _case(
             mend="Make the context longer or the prompt shorter",
         )
     return at_context(replace(case, asked_prompt=sequence), tokens)
+
+
+def in_parallel(case: Case, gpus: int) -> Case:
+    """The case split over `gpus` devices; raises UsageError where target or model cannot be split so."""
+    if gpus == 1:
+        return case
+    if gpus < 1:
+        raise UsageError(f"is {gpus}", where="--tensor-parallel", mend="Give a number from 1 on")
+    if case.target.server is None or case.facts.llm is None:
+        raise UsageError(
+            f"{case.target.name} runs a model on one device", where="--tensor-parallel", mend="Leave it out"
+        )
+    parallel.require(case.facts.llm, gpus)
+    return split_over(case, gpus)
 
 
 def assess(case: Case) -> Verdict:
@@ -126,14 +143,17 @@ def _file_term(case: Case) -> Term:
 
 def _memory_terms(case: Case) -> tuple[list[Term], Term]:
     """Each part of the memory, and their sum (None when a part cannot be known)."""
-    counts, scheme = case.counts, case.scheme
+    counts, scheme = case.each, case.scheme
     resident = memory.resident_bytes(counts, scheme)
     in_flash = case.device.flash_bytes is not None
     bits = scheme.resident_bits or scheme.weight_bits
     formula = f"{count(counts.elements)} weights, matrices at {bits:g} bits"
     if case.size is not None:
-        resident = case.size.tensor_bytes
+        share = memory.stored_bytes(counts, scheme) / memory.stored_bytes(case.counts, scheme)
+        resident = case.size.tensor_bytes * share
         formula = f"{count(counts.elements)} weights, as the file holds them"
+    if case.gpus > 1:
+        formula += f",{_on_each(case)}"
     if in_flash:
         resident, formula = 0.0, "weights are read in place from flash"
     parts = [Term("M_model", resident, "B", formula)]
@@ -158,6 +178,11 @@ def _memory_terms(case: Case) -> tuple[list[Term], Term]:
     return parts, Term("M_infer", sum(value or 0.0 for value in values), "B", names, True)
 
 
+def needed_bytes(case: Case) -> float:
+    """M_infer of a language model, in bytes of each device."""
+    return sum(term.value or 0.0 for term in _memory_terms(case)[0])
+
+
 def _compare(
     case: Case, file: Term, needed: list[Term], total: Term
 ) -> tuple[list[Term], list[str], list[str]]:
@@ -165,15 +190,18 @@ def _compare(
     device, limits = case.device, case.target.limits
     terms, failed, unknown = [], [], []
     at_least = sum(part.value or 0.0 for part in needed)
-    usable = device.usable_bytes
+    usable = usable_bytes(case)
     if usable is None:
         unknown.append(f"the memory of {device.name} is not known: a device file of your own can tell it")
     else:
-        terms += _usable_terms(device, usable)
+        terms += _usable_terms(case, usable)
         if at_least > usable:
             failed.append(
-                f"it needs {size(at_least)} of memory, and {device.name} has {size(usable)} to give"
+                f"it needs {size(at_least)} of memory{_on_each(case)}, and {device.name} has"
+                f" {size(usable)} to give"
             )
+    if case.facts.llm is not None:
+        failed += filter(None, [parallel.cut_group(case.facts.llm, case.scheme, case.gpus)])
     ceiling = limits.max_memory_bytes
     if ceiling is not None and at_least > ceiling:
         failed.append(
@@ -201,8 +229,24 @@ def _compare(
     return terms, failed, unknown
 
 
-def _usable_terms(device: Device, usable: int) -> list[Term]:
+def usable_bytes(case: Case) -> int | None:
+    """Memory of one device that the model can have; None when it is not known."""
+    server, device = case.target.server, case.device
+    if server is None or device.memory_bytes is None:
+        return device.usable_bytes
+    return int(device.memory_bytes * server.memory_share)
+
+
+def _on_each(case: Case) -> str:
+    return f" on each of {case.gpus} GPUs" if case.gpus > 1 else ""
+
+
+def _usable_terms(case: Case, usable: int) -> list[Term]:
     """What one program can have: by version of the system where that is known, else a share of the memory."""
+    device, server = case.device, case.target.server
+    if server is not None:
+        taken = f"{size(device.memory_bytes or 0)} of {device.name} x {server.memory_share:g} that it takes"
+        return [Term("usable memory", float(usable), "B", taken, device.is_estimate("memory_bytes"))]
     if not device.app_memory:
         share = (
             f"{size(device.memory_bytes or 0)} of {device.name} x {device.usable_fraction:g} for one program"
@@ -232,6 +276,11 @@ def _basis(case: Case) -> tuple[str, ...]:
             f"batch {case.batch}, context {case.context}: a prompt of {case.prompt} tokens"
             f" and {case.generated} generated ones"
         ]
+        if case.gpus > parallel.MOST_GPUS:
+            said.append(
+                f"more than {parallel.MOST_GPUS} GPUs stand in several machines as a rule, and the network"
+                " between those is slower than the links that were counted with"
+            )
         if case.context > case.facts.llm.context:
             said.append(f"the model was made for {case.facts.llm.context} tokens, fewer than this context")
         if case.counts.experts:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from .card import Overhead, QuantScheme
@@ -33,16 +35,23 @@ class WeightCounts:
         return self.matrices + self.embeddings + self.convs + self.vectors
 
 
-def count_weights(facts: ModelFacts) -> WeightCounts:
-    """Sort the weights of a model; by dtype, rank, and for tables by name or the vocabulary's size."""
-    counts = {"matrices": 0, "embeddings": 0, "convs": 0, "vectors": 0, "fixed": 0}
+def count_weights(facts: ModelFacts, held: Callable[[TensorFact], float] | None = None) -> WeightCounts:
+    """Sort the weights of a model; by dtype, rank, and for tables by name or the vocabulary's size.
+
+    `held` tells how many elements of a tensor count, where one device holds a part; None: all.
+    """
+    counts = {"matrices": 0.0, "embeddings": 0.0, "convs": 0.0, "vectors": 0.0, "fixed": 0.0}
     experts = False
     for tensor in facts.tensors:
         group = _group(tensor, facts.llm)
-        counts[group] += tensor.nbytes if group == "fixed" else _elements(tensor)
+        elements = held(tensor) if held else _elements(tensor)
+        counts[group] += (
+            tensor.nbytes * elements / max(1, _elements(tensor)) if group == "fixed" else elements
+        )
         experts = experts or any(part in tensor.name for part in EXPERT_NAMES)
+    whole = {group: math.ceil(count) for group, count in counts.items()}
     return WeightCounts(
-        counts["matrices"], counts["embeddings"], counts["convs"], counts["vectors"], counts["fixed"], experts
+        whole["matrices"], whole["embeddings"], whole["convs"], whole["vectors"], whole["fixed"], experts
     )
 
 
@@ -113,15 +122,15 @@ def activation_bytes(peak_elements: float, batch: int, dtype: str) -> float:
     return peak_elements * batch * DTYPE_BITS[dtype] / 8
 
 
-def llm_activation_bytes(llm: LlmFacts, batch: int, tokens: int, dtype: str) -> float:
-    """M_activations of a decoder in bytes, when `tokens` positions per sequence go through at once.
+def llm_activation_bytes(llm: LlmFacts, batch: int, positions: int, dtype: str, logits: int) -> float:
+    """M_activations of a decoder in bytes, when `positions` of all sequences together go through at once.
 
     The residual stream twice, queries, keys and values, and the two halves of the gated feed-forward
-    layer, with attention computed blockwise (no S x S matrix); logits of the last position in 32 bits.
-    An estimate: runtimes differ in what they keep.
+    layer, with attention computed blockwise (no S x S matrix); `logits` of the last position of each
+    sequence in 32 bits. An estimate: runtimes differ in what they keep.
     """
     width = 2 * llm.hidden + (llm.heads + 2 * llm.kv_heads) * llm.head_dim + 2 * llm.intermediate
-    return batch * tokens * width * DTYPE_BITS[dtype] / 8 + batch * llm.vocab * 4
+    return positions * width * DTYPE_BITS[dtype] / 8 + batch * logits * 4
 
 
 def inference_bytes(model: float, kv: float, activations: float) -> float:

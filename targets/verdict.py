@@ -43,8 +43,17 @@ class Case:
     """The length of the prompt that the user gave; None when `prompt` is the default for the context."""
     units: tuple[str, ...] = ()
     """The engines that may be used, of a device that has several; empty: all."""
+    gpus: int = 1
+    """Devices that the model is split over by tensor parallelism."""
+    held: WeightCounts | None = None
+    """The weights that each of them holds; None: all, on one device."""
     sizes: Mapping[str, Size] = field(default_factory=dict)
     """What the exporter counted beforehand, by scheme; empty where it cannot or was not asked."""
+
+    @property
+    def each(self) -> WeightCounts:
+        """The weights that one device holds."""
+        return self.held or self.counts
 
     @property
     def size(self) -> Size | None:
@@ -60,7 +69,7 @@ class Term:
     value: float | None
     """None when it cannot be known; `formula` then says what is missing."""
     unit: str
-    """"B", "ms", "tok/s" or "FLOP"."""
+    """"B", "ms", "tok/s" or "FLOP"; bytes of memory are those of one device."""
     formula: str
     estimate: bool = False
     """True when an input of the formula is an estimate rather than published or counted."""
@@ -97,6 +106,8 @@ class Alternative:
     file_bytes: int | None
     latency_ms: float | None
     """One inference, or one generated token of a language model."""
+    tensor_parallel: int = 1
+    """Devices that the model is split over."""
 
 
 @dataclass(frozen=True)
