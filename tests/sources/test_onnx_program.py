@@ -12,7 +12,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 from modelport.sources.loading import onnx_program
-from modelport.sources.loading.onnx_program.call import to_torch
+from modelport.sources.loading.onnx_program.dtypes import to_torch
 from modelport.sources.loading.onnx_program.operators import OPERATORS
 from modelport.targets.errors import Unsupported
 

@@ -64,7 +64,7 @@ def _example(value: onnx.ValueInfoProto, sequence: int, where: str) -> torch.Ten
     """Ones in the shape of an input, free axes fixed."""
     import torch
 
-    from .operators.shape import DTYPES
+    from .dtypes import DTYPES
 
     place = f"{where}: input {value.name!r}"
     tensor = value.type.tensor_type

@@ -16,18 +16,12 @@ Value = Any
 """A NumPy array is known when the program is made; a tensor depends on the model's inputs."""
 
 
-def to_torch(value: np.ndarray[Any, Any]) -> torch.Tensor:
-    """A copy as a tensor; bfloat16, which NumPy only has by extension, keeps its bits."""
-    import numpy as np
-    import torch
-
-    if value.dtype.name == "bfloat16":
-        return torch.from_numpy(np.array(value.view(np.int16), copy=True)).view(torch.bfloat16)
-    return torch.from_numpy(np.array(value, copy=True))
-
-
 Result = Any
 """A tensor, or a tuple of them; a NumPy array where the result does not depend on the inputs' values."""
+
+
+class Refused(Unsupported):
+    """An operator's function does not cover this form: the standard may write it out in others."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +45,8 @@ class Call:
     def tensor(self, index: int) -> torch.Tensor:
         """Input `index` as a tensor."""
         import torch
+
+        from .dtypes import to_torch
 
         value: Value = self.inputs[index]
         if isinstance(value, torch.Tensor):
@@ -87,9 +83,9 @@ class Call:
         """An attribute, or its default."""
         return self.attributes.get(name, default)
 
-    def refuse(self, fact: str) -> Unsupported:
+    def refuse(self, fact: str) -> Refused:
         """The error for a form of the operator that is not covered."""
-        return Unsupported(f"{self.op} {fact}", where=self.where)
+        return Refused(f"{self.op} {fact}", where=self.where)
 
 
 Operator = Callable[[Call], Result]

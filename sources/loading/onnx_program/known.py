@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +11,14 @@ import torch
 from onnx import helper, numpy_helper
 
 from ....targets.errors import Unsupported
-from .call import Call
+from .call import Call, Refused
+from .dtypes import FLOAT4, NARROW, to_numpy
 from .operators import OPERATORS
 
 Array = np.ndarray[Any, Any]
 
-TAKEN = frozenset(["bool", "uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64"])
-"""dtypes that torch and NumPy hand to each other, and compute with."""
+PACKED = frozenset({*NARROW, FLOAT4})
+"""Types of which a byte holds several values."""
 
 RANDOM = frozenset(
     {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli"}
@@ -43,7 +43,7 @@ def array_of(tensor: onnx.TensorProto, folder: Path) -> Array:
     if tensor.data_location != onnx.TensorProto.EXTERNAL:
         return np.asarray(numpy_helper.to_array(tensor))
     dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)
-    if dtype.name not in TAKEN or 0 in tensor.dims:
+    if tensor.data_type in PACKED or 0 in tensor.dims:
         return np.asarray(numpy_helper.to_array(tensor, str(folder)))
     entries = {entry.key: entry.value for entry in tensor.external_data}
     place = int(entries.get("offset", 0))
@@ -55,18 +55,20 @@ def computed(node: onnx.NodeProto, call: Call) -> list[Any]:
 
     Raises Unsupported, naming the node, where neither computes it.
     """
-    if node.op_type in OPERATORS and all(v is None or v.dtype.name in TAKEN for v in call.inputs):
-        result = OPERATORS[node.op_type](call)
+    if node.op_type in OPERATORS and all(v is None or v.dtype.kind not in "OUS" for v in call.inputs):
+        try:
+            result = OPERATORS[node.op_type](call)
+        except Refused:
+            return _by_reference(node, call)
         found = result if isinstance(result, tuple) else (result,)
-        return [value.numpy() if isinstance(value, torch.Tensor) else value for value in found]
-    return _by_reference(
-        node, {name: v for name, v in zip(node.input, call.inputs, strict=True) if name}, call
-    )
+        return [to_numpy(value) if isinstance(value, torch.Tensor) else value for value in found]
+    return _by_reference(node, call)
 
 
-def _by_reference(node: onnx.NodeProto, feeds: Mapping[str, Array], call: Call) -> list[Any]:
+def _by_reference(node: onnx.NodeProto, call: Call) -> list[Any]:
     from onnx.reference import ReferenceEvaluator
 
+    feeds = {name: v for name, v in zip(node.input, call.inputs, strict=True) if name}
     made = [name for name in node.output if name]
     graph = helper.make_graph(
         [node], "one", *([onnx.ValueInfoProto(name=name) for name in names] for names in (feeds, made))

@@ -15,7 +15,8 @@ import onnx
 import torch
 
 from ....targets.errors import ConversionFailed, ModelportError, Unsupported
-from .call import Call, Operator
+from .call import Call, Operator, Refused
+from .expansion import expanded
 from .known import RANDOM, Array, array_of, attribute, computed
 from .nested import MAX_STEPS, NESTED
 from .operators import OPERATORS
@@ -92,7 +93,7 @@ class Plan:
             if node.op_type in NESTED:
                 results = NESTED[node.op_type](self, call, values)
             elif node.op_type in RANDOM or any(isinstance(value, torch.Tensor) for value in inputs):
-                results = self._step(call)
+                results = self._covered(node, call)
             else:
                 results = computed(node, call)
         except ModelportError:
@@ -101,10 +102,19 @@ class Plan:
             raise ConversionFailed(f"{type(error).__name__}: {error}", where=place) from error
         values.update((name, value) for name, value in zip(node.output, results, strict=False) if name)
 
+    def _covered(self, node: onnx.NodeProto, call: Call) -> Sequence[Any]:
+        try:
+            return self._step(call)
+        except Refused:
+            graph = expanded(node, call)
+            if graph is None:
+                raise
+            return self.run(graph, dict(zip(node.input, call.inputs, strict=True)))
+
     def _step(self, call: Call) -> Sequence[Any]:
         function = OPERATORS.get(call.op)
         if function is None:
-            raise Unsupported(f"the operator {call.op} is not covered", where=call.where)
+            raise call.refuse("is not covered")
         if len(self.steps) >= MAX_STEPS:
             raise Unsupported(f"more than {MAX_STEPS:,} operators once loops are unrolled", where=call.where)
         result = function(call)

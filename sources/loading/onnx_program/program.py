@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from .call import Call, to_torch
+from .call import Call
+from .dtypes import to_torch
 from .known import Array
 from .plan import Slot, Step
 

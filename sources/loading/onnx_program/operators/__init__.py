@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..call import Operator
 from . import (
+    casting,
     comparison,
     convolution,
     elementwise,
@@ -19,7 +20,7 @@ from . import (
 )
 
 FAMILIES = (
-    elementwise, comparison, convolution, pooling, reduction, shape, indexing, normalisation, linear,
+    elementwise, casting, comparison, convolution, pooling, reduction, shape, indexing, normalisation, linear,
     recurrent, quantization, resize,
 )  # fmt: skip
 

@@ -9,24 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from ..call import Call, Operator
-
-DTYPES = {
-    1: torch.float32, 2: torch.uint8, 3: torch.int8, 4: torch.uint16, 5: torch.int16, 6: torch.int32, 7: torch.int64,
-    9: torch.bool, 10: torch.float16, 11: torch.float64, 12: torch.uint32, 13: torch.uint64, 16: torch.bfloat16,
-}  # fmt: skip
-"""torch's dtype of onnx.TensorProto.DataType."""
-
-
-def dtype(call: Call, number: int) -> torch.dtype:
-    """The dtype of ONNX's number; Unsupported for strings, 8-bit floats and 4-bit integers."""
-    if number not in DTYPES:
-        raise call.refuse(f"to data type {number}")
-    return DTYPES[number]
-
-
-def cast(call: Call) -> torch.Tensor:
-    """To another dtype; floats become integers towards zero."""
-    return call.tensor(0).to(dtype(call, call.get("to")))
+from ..dtypes import dtype_of
 
 
 def shape_of(call: Call) -> np.ndarray:
@@ -193,13 +176,13 @@ def trilu(call: Call) -> torch.Tensor:
 def eye_like(call: Call) -> torch.Tensor:
     """Ones on one diagonal."""
     x = call.tensor(0)
-    wanted = dtype(call, call.get("dtype")) if call.get("dtype") else x.dtype
+    wanted = dtype_of(call, call.get("dtype")) if call.get("dtype") else x.dtype
     k = call.get("k", 0)
     return torch.diag_embed(torch.ones(max(x.shape) + abs(k)), k)[: x.shape[0], : x.shape[1]].to(wanted)
 
 
 OPERATORS: dict[str, Operator] = {
-    "Cast": cast, "CastLike": lambda call: call.tensor(0).to(call.tensor(1).dtype), "Shape": shape_of,
+    "Shape": shape_of,
     "Size": lambda call: np.array(math.prod(call.tensor(0).shape), np.int64), "Reshape": reshape,
     "Transpose": transpose, "Flatten": flatten, "Squeeze": squeeze, "Unsqueeze": unsqueeze, "Concat": concat,
     "Split": split, "Slice": slice_, "Expand": expand, "Tile": tile, "Pad": pad,
