@@ -102,15 +102,12 @@ def communication_term(case: Case, what: str, tokens: int) -> Term | None:
 def decoder_latency(case: Case) -> tuple[list[Term], Predicted]:
     """The terms of time: prefill, one decoded token, and tokens per second."""
     llm, device = _llm(case), case.device
-    read = memory.decode_counts(case.each, llm)
-    weights = memory.stored_bytes(read, case.scheme)
-    if case.size is not None:
-        # The exporter counted all weights; the share that a token reads follows from the scheme's bits.
-        weights *= case.size.tensor_bytes / memory.stored_bytes(case.counts, case.scheme)
+    used = memory.decode_counts(case.each, llm).elements
     rate = device.rate(case.scheme.compute)
     exchanged = [communication_term(case, "prefill", case.prompt), communication_term(case, "decode", 1)]
-    prefill = _together(_prefill(case, read.elements, weights, rate), exchanged[0])
-    decode = _together(_decode(case, read.elements, weights, rate), exchanged[1])
+    prompts = _read_bytes(case, case.batch * case.prompt)
+    prefill = _together(_prefill(case, used, prompts, rate), exchanged[0])
+    decode = _together(_decode(case, used, _read_bytes(case, case.batch), rate), exchanged[1])
     speed = Term("tok/s", None, "tok/s", "cannot be known without prefill and decode")
     if prefill.value is not None and decode.value is not None:
         value = latency.tokens_per_second(case.batch, case.generated, prefill.value / 1e3, decode.value / 1e3)
@@ -123,6 +120,15 @@ def decoder_latency(case: Case) -> tuple[list[Term], Predicted]:
         )
     predicted = Predicted(prefill_ms=prefill.value, decode_ms=decode.value, tokens_per_second=speed.value)
     return [*(term for term in exchanged if term), prefill, decode, speed], predicted
+
+
+def _read_bytes(case: Case, tokens: int) -> float:
+    """Bytes of the weights that one pass of `tokens` tokens reads."""
+    nbytes = memory.stored_bytes(memory.decode_counts(case.each, _llm(case), tokens), case.scheme)
+    if case.size is not None:
+        # The exporter counted all weights; the share that is read follows from the scheme's bits.
+        nbytes *= case.size.tensor_bytes / memory.stored_bytes(case.counts, case.scheme)
+    return nbytes
 
 
 def _together(alone: Term, exchange: Term | None) -> Term:

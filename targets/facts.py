@@ -94,6 +94,10 @@ class LlmFacts:
     context: int
     """Longest sequence that the model was made for, in tokens."""
     tied_embeddings: bool = False
+    experts: int = 0
+    """Experts of a layer that has any; 0 for a dense model, and where it is not known."""
+    experts_per_token: int = 0
+    """How many of them the router sends a token to; 0 where it is not known."""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from .card import QuantScheme, Target
 from .decoder import at_context, decoder_activations, decoder_latency, kv_term, split_over
 from .device import Device
 from .errors import UsageError
-from .facts import ModelFacts
+from .facts import LlmFacts, ModelFacts
 from .figures import count, size
 from .graph import graph_activations, graph_latency
 from .verdict import Alternative, Answer, Case, Predicted, Size, Term, Verdict
@@ -266,6 +266,15 @@ def _usable_terms(case: Case, usable: int) -> list[Term]:
     ]
 
 
+def _routing(llm: LlmFacts) -> str:
+    if not 0 < llm.experts_per_token < llm.experts:
+        return "a mixture of experts: every expert counts as read, so decoding is an upper bound"
+    return (
+        f"a mixture of {llm.experts} experts, of which a token is sent to {llm.experts_per_token}:"
+        " the router is taken to choose evenly"
+    )
+
+
 def _basis(case: Case) -> tuple[str, ...]:
     """What the figures rest on, in sentences."""
     device = case.device
@@ -284,7 +293,7 @@ def _basis(case: Case) -> tuple[str, ...]:
         if case.context > case.facts.llm.context:
             said.append(f"the model was made for {case.facts.llm.context} tokens, fewer than this context")
         if case.counts.experts:
-            said.append("a mixture of experts: every expert counts as read, so decoding is an upper bound")
+            said.append(_routing(case.facts.llm))
     prompt = case.target.limits.prompt_bytes
     if prompt is not None:
         stored = memory.stored_bytes(case.counts, case.scheme)

@@ -26,8 +26,8 @@ class WeightCounts:
     """Biases, norms: whatever has rank 0 or 1."""
     fixed_bytes: int = 0
     """Bytes of integer tensors, which no scheme changes."""
-    experts: bool = False
-    """True for a mixture of experts: one token reads a part of the matrices only."""
+    experts: int = 0
+    """What of the matrices belongs to experts: one token reads a part of it only."""
 
     @property
     def elements(self) -> int:
@@ -41,17 +41,23 @@ def count_weights(facts: ModelFacts, held: Callable[[TensorFact], float] | None 
     `held` tells how many elements of a tensor count, where one device holds a part; None: all.
     """
     counts = {"matrices": 0.0, "embeddings": 0.0, "convs": 0.0, "vectors": 0.0, "fixed": 0.0}
-    experts = False
+    experts = 0.0
     for tensor in facts.tensors:
         group = _group(tensor, facts.llm)
         elements = held(tensor) if held else _elements(tensor)
         counts[group] += (
             tensor.nbytes * elements / max(1, _elements(tensor)) if group == "fixed" else elements
         )
-        experts = experts or any(part in tensor.name for part in EXPERT_NAMES)
+        if group == "matrices" and any(part in tensor.name for part in EXPERT_NAMES):
+            experts += elements
     whole = {group: math.ceil(count) for group, count in counts.items()}
     return WeightCounts(
-        whole["matrices"], whole["embeddings"], whole["convs"], whole["vectors"], whole["fixed"], experts
+        whole["matrices"],
+        whole["embeddings"],
+        whole["convs"],
+        whole["vectors"],
+        whole["fixed"],
+        math.ceil(experts),
     )
 
 
@@ -100,13 +106,24 @@ def _weights_at(counts: WeightCounts, scheme: QuantScheme, bits: float) -> float
     )
 
 
-def decode_counts(counts: WeightCounts, llm: LlmFacts) -> WeightCounts:
-    """The weights that one decoded token reads: all but the input table, of which it reads one row.
+def decode_counts(counts: WeightCounts, llm: LlmFacts, tokens: int = 1) -> WeightCounts:
+    """The weights that `tokens` tokens read together: all but the input table, of which they read rows.
 
-    A tied table is read whole all the same, as the head.
+    A tied table is read whole all the same, as the head. Of experts, those count that a token is sent to.
     """
     head = min(counts.embeddings, llm.vocab * llm.hidden)
-    return WeightCounts(counts.matrices, head, counts.convs, counts.vectors, 0, counts.experts)
+    idle = round(counts.experts * (1 - experts_read(llm.experts, llm.experts_per_token, tokens)))
+    return WeightCounts(counts.matrices - idle, head, counts.convs, counts.vectors, 0, counts.experts - idle)
+
+
+def experts_read(experts: int, per_token: int, tokens: int) -> float:
+    """The share of a layer's experts that `tokens` tokens are sent to: 1 - (1 - k / E)^tokens.
+
+    What is expected where the router chooses evenly and for each token anew; 1 where E or k is not known.
+    """
+    if not 0 < per_token < experts:
+        return 1.0
+    return float(1 - (1 - per_token / experts) ** tokens)
 
 
 def kv_bytes(layers: int, kv_heads: int, head_dim: int, batch: int, tokens: int, bits: float) -> float:

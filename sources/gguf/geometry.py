@@ -83,6 +83,8 @@ def read(model: Model) -> LlmFacts:
         vocab=_vocabulary(model, keys, name),
         context=keys.integer(f"{name}.context_length", high=1 << 32),
         tied_embeddings="output.weight" not in model.places,
+        experts=keys.integer(f"{name}.expert_count", 0, low=0, high=1 << 16),
+        experts_per_token=keys.integer(f"{name}.expert_used_count", 0, low=0, high=1 << 16),
     )
     _check_tensors(model.places, facts, keys)
     return facts

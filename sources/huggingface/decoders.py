@@ -119,6 +119,8 @@ _KEYS: Mapping[str, tuple[str, ...]] = {
     "heads": ("num_attention_heads", "n_head", "n_heads"),
     "context": ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length"),
     "intermediate": ("intermediate_size", "ffn_dim", "n_inner", "ffn_hidden_size"),
+    "experts": ("num_local_experts", "num_experts", "n_routed_experts"),
+    "experts_per_token": ("num_experts_per_tok", "num_experts_per_token"),
 }
 """What different families call the same figure in config.json."""
 
@@ -176,6 +178,8 @@ def geometry(config: Fields, architecture: str) -> LlmFacts:
         vocab=config.integer("vocab_size", high=1 << 28),
         context=config.integer(_first(config, "context"), 2048, high=1 << 32),
         tied_embeddings=config.flag("tie_word_embeddings", tied),
+        experts=config.integer(_first(config, "experts"), 0, low=0, high=1 << 16),
+        experts_per_token=config.integer(_first(config, "experts_per_token"), 0, low=0, high=1 << 16),
     )
 
 

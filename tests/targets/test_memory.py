@@ -56,7 +56,7 @@ def test_a_language_model_has_heads_by_vocabulary_and_experts_that_are_no_convol
             llm=llm,
         )
     )
-    assert counts == memory.WeightCounts(matrices=256, embeddings=1600, experts=True)
+    assert counts == memory.WeightCounts(matrices=256, embeddings=1600, experts=256)
 
 
 def test_decoding_reads_one_vocabulary_sized_matrix_whether_tied_or_not():
