@@ -24,7 +24,7 @@ from modelport.targets.errors import Unsupported
 
 Array = np.ndarray[Any, Any]
 
-RTOL, ATOL = 1e-3, 1e-7
+RTOL, BF16_RTOL, ATOL = 1e-3, 2**-6, 1e-7
 """What onnx's own runner of these cases allows."""
 
 
@@ -69,7 +69,7 @@ def run(case: Case, bound: Callable[[int, Array], bool], *, export: bool) -> lis
     """The program's results; inputs that are `bound` are stored in the file, as exporters store sizes and axes."""
     model, live = onnx.ModelProto(), []
     model.CopyFrom(case.model)
-    given = [value for value in model.graph.input]
+    given = list(model.graph.input)
     for index, (value, array) in enumerate(zip(given, case.inputs, strict=False)):
         if bound(index, array):
             model.graph.initializer.append(numpy_helper.from_array(array, value.name))
@@ -119,9 +119,13 @@ def _difference(wanted: Sequence[Array], given: Sequence[torch.Tensor]) -> str:
                 f"output {number} is {tensor.dtype} {list(tensor.shape)}, "
                 f"not {expected.dtype} {list(expected.shape)}"
             )
-        if not np.allclose(_wide(tensor), _wide(expected), rtol=RTOL, atol=ATOL, equal_nan=True):
+        if not np.allclose(_wide(tensor), _wide(expected), rtol=_rtol(expected), atol=ATOL, equal_nan=True):
             return f"output {number} differs by up to {np.abs(_wide(tensor) - _wide(expected)).max():.2g}"
     return ""
+
+
+def _rtol(expected: torch.Tensor) -> float:
+    return BF16_RTOL if expected.dtype == torch.bfloat16 else RTOL
 
 
 def _wide(tensor: torch.Tensor) -> Array:

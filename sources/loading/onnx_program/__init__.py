@@ -74,7 +74,7 @@ def _example(value: onnx.ValueInfoProto, sequence: int, where: str) -> torch.Ten
         raise Unsupported(f"holds data type {tensor.elem_type}", where=place)
     sizes = []
     for axis, dim in enumerate(tensor.shape.dim):
-        if dim.HasField("dim_value") and dim.dim_value > 0:
+        if dim.HasField("dim_value") and dim.dim_value >= 0:
             sizes.append(dim.dim_value)
         elif axis == 0:
             sizes.append(1)

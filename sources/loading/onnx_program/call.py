@@ -72,6 +72,17 @@ class Call:
             )
         return value
 
+    def type_of(self, index: int) -> int:
+        """ONNX's number of the data type of input `index`; of narrow types that depend on the inputs, the holder's."""
+        from onnx import helper
+
+        from .dtypes import NUMBERS
+
+        value = self.inputs[index]
+        return (
+            NUMBERS[value.dtype] if value.dtype in NUMBERS else helper.np_dtype_to_tensor_dtype(value.dtype)
+        )
+
     def ints(self, index: int, name: str = "") -> list[int] | None:
         """Integers that older opsets hold in attribute `name`, newer ones in input `index`; None: neither."""
         if self.has(index):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -69,6 +70,23 @@ def to_numpy(value: torch.Tensor) -> Array:
     return value.view(bits).numpy().view(getattr(ml_dtypes, str(value.dtype).removeprefix("torch.")))
 
 
+WIDE = (torch.uint16, torch.uint32, torch.uint64)
+"""Unsigned integers that torch stores, and computes next to nothing with."""
+
+
+def widened(function: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    """The function on int64 where an input is one of `WIDE`: uint64 is right below 2^63, and in sums always."""
+
+    def run(*tensors: torch.Tensor) -> torch.Tensor:
+        wide = next((tensor.dtype for tensor in tensors if tensor.dtype in WIDE), None)
+        if wide is None:
+            return function(*tensors)
+        result = function(*(each.to(torch.int64) if each.dtype in WIDE else each for each in tensors))
+        return result.to(wide) if result.dtype == torch.int64 else result
+
+    return run
+
+
 def dtype_of(call: Call, number: int) -> torch.dtype:
     """torch's dtype of ONNX's number; raises Unsupported where there is none."""
     if number not in DTYPES:
@@ -87,10 +105,12 @@ def cast(call: Call, x: torch.Tensor, number: int) -> torch.Tensor:
     if number == FLOAT8_E8M0:
         return _power_of_two(call, x.float())
     if number in FLOAT8:
-        wide = x.float()
+        wide, top = x.float(), torch.finfo(dtype).max
         if call.get("saturate", 1):
-            top = torch.finfo(dtype).max
             wide = torch.clamp(wide, -top, top)
+        elif dtype == torch.float8_e4m3fn:
+            # torch saturates here: beyond the middle between 448 and what would be the next value is NaN.
+            wide = torch.where(wide.abs() > 464, torch.nan, wide)
         return wide.to(dtype)
     # torch converts a negative float to an unsigned integer as the machine likes: it wraps in the others.
     if x.is_floating_point() and dtype in (torch.uint8, torch.uint16, torch.uint32):
@@ -99,7 +119,8 @@ def cast(call: Call, x: torch.Tensor, number: int) -> torch.Tensor:
 
 
 def _float4(x: torch.Tensor) -> torch.Tensor:
-    """Rounded to 0, 0.5, 1, 1.5, 2, 3, 4 or 6 with a sign, halves to even; beyond it, 6."""
+    """Rounded to 0, 0.5, 1, 1.5, 2, 3, 4 or 6 with a sign, halves to even; 6 beyond it, -0 where x is NaN."""
+    x = torch.where(torch.isnan(x), -0.0, x)
     size = x.abs().clamp(max=6.0)
     step = torch.where(size < 2, 0.5, torch.where(size < 4, 1.0, 2.0))
     return torch.copysign(torch.round(size / step) * step, x)
@@ -113,6 +134,6 @@ def _power_of_two(call: Call, x: torch.Tensor) -> torch.Tensor:
     exponent = exponent.int() - 1
     bound = {"up": 0.5, "nearest": 0.75, "down": 1.0}[mode]
     more = fraction > bound if mode == "up" else fraction >= bound
-    power = torch.clamp(exponent + more.int(), -127, 127)
+    power = torch.where(x == 0, -127, torch.clamp(exponent + more.int(), -127, 127))
     bits = torch.where(torch.isfinite(x), power + 127, 254 if call.get("saturate", 1) else 255)
     return torch.where(torch.isnan(x), 255, bits).to(torch.uint8).view(torch.float8_e8m0fnu)

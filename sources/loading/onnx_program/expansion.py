@@ -22,6 +22,9 @@ def expanded(node: onnx.NodeProto, call: Call) -> onnx.GraphProto | None:
     called = onnx.NodeProto()
     called.CopyFrom(node)
     called.domain = DOMAIN
+    named = {raw.name for raw in node.attribute}
+    defaults = defs.get_schema(node.op_type, call.opset, "").attributes.values()
+    called.attribute.extend(a.default_value for a in defaults if a.default_value.name and a.name not in named)
     graph = helper.make_graph(
         [called], "one", *([onnx.ValueInfoProto(name=name) for name in dict.fromkeys(names) if name]
                            for names in (node.input, node.output)),

@@ -109,7 +109,9 @@ class Plan:
             graph = expanded(node, call)
             if graph is None:
                 raise
-            return self.run(graph, dict(zip(node.input, call.inputs, strict=True)))
+            made = self.run(graph, dict(zip(node.input, call.inputs, strict=True)))
+            found = dict(zip((output.name for output in graph.output), made, strict=True))
+            return [found.get(name) for name in node.output]
 
     def _step(self, call: Call) -> Sequence[Any]:
         function = OPERATORS.get(call.op)
@@ -127,6 +129,8 @@ class Plan:
             # Identity hands on its input itself: each result is a value of its own.
             results[index] = value.view_as(value) if value in self._slots else value
             slots.append(self.add(results[index]))
+        if not any(slots):
+            return results
         given = tuple(self.slot(value) for value in call.inputs)
         self.steps.append(
             Step(

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from ..call import Operator
 from . import (
+    attention,
     casting,
     comparison,
     convolution,
     elementwise,
     indexing,
+    integer,
     linear,
     normalisation,
     pooling,
@@ -16,12 +18,14 @@ from . import (
     recurrent,
     reduction,
     resize,
+    sampling,
     shape,
+    signal,
 )
 
 FAMILIES = (
     elementwise, casting, comparison, convolution, pooling, reduction, shape, indexing, normalisation, linear,
-    recurrent, quantization, resize,
+    recurrent, quantization, integer, attention, resize, sampling, signal,
 )  # fmt: skip
 
 OPERATORS: dict[str, Operator] = {

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from onnx import helper
 
 from ..call import Call, Operator
-from ..dtypes import NUMBERS, cast, dtype_of
+from ..dtypes import cast, dtype_of, to_numpy, to_torch
 
 
-def cast_like(call: Call) -> torch.Tensor:
-    """To the type of the second input."""
+def cast_like(call: Call) -> torch.Tensor | np.ndarray:
+    """To the type of the second input: known where the first is, whatever the second's values are."""
     like = call.inputs[1]
-    known = isinstance(like, np.ndarray)
-    return cast(
-        call, call.tensor(0), helper.np_dtype_to_tensor_dtype(like.dtype) if known else NUMBERS[like.dtype]
-    )
+    if isinstance(call.inputs[0], np.ndarray) and isinstance(like, torch.Tensor):
+        return to_numpy(cast(call, to_torch(call.inputs[0]), call.type_of(1)))
+    return cast(call, call.tensor(0), call.type_of(1))
 
 
 def bit_cast(call: Call) -> torch.Tensor:

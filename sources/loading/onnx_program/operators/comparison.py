@@ -7,10 +7,12 @@ from typing import Any
 import torch
 
 from ..call import Call, Operator
+from ..dtypes import widened
 
 
 def _binary(function: Any) -> Operator:
-    return lambda call: function(call.tensor(0), call.tensor(1))
+    safe = widened(function)
+    return lambda call: safe(call.tensor(0), call.tensor(1))
 
 
 def where(call: Call) -> torch.Tensor:

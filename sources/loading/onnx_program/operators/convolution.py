@@ -13,8 +13,12 @@ TRANSPOSED = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3
 
 
 def conv(call: Call) -> torch.Tensor:
-    """Uneven padding is done apart."""
-    x, weight = call.tensor(0), call.tensor(1)
+    """Over the spatial axes of the first input."""
+    return over(call, call.tensor(0), call.tensor(1), call.tensor(2) if call.has(2) else None)
+
+
+def over(call: Call, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """The convolution that the node's attributes say; uneven padding is done apart."""
     rank = x.dim() - 2
     if rank not in FORWARD:
         raise call.refuse(f"over {rank} spatial axes")
@@ -27,7 +31,7 @@ def conv(call: Call) -> torch.Tensor:
     return FORWARD[rank](
         x,
         weight,
-        call.tensor(2) if call.has(2) else None,
+        bias,
         stride=strides,
         padding=[before for before, _ in pads] if even else 0,
         dilation=dilations,

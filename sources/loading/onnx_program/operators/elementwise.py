@@ -10,30 +10,38 @@ import torch
 import torch.nn.functional as F
 
 from ..call import Call, Operator
+from ..dtypes import widened
 
 
 def _unary(function: Callable[[Any], Any]) -> Operator:
-    return lambda call: function(call.tensor(0))
+    safe = widened(function)
+    return lambda call: safe(call.tensor(0))
 
 
 def _binary(function: Callable[[Any, Any], Any]) -> Operator:
-    return lambda call: function(call.tensor(0), call.tensor(1))
+    safe = widened(function)
+    return lambda call: safe(call.tensor(0), call.tensor(1))
 
 
 def _many(function: Callable[[Any, Any], Any]) -> Operator:
-    return lambda call: functools.reduce(function, call.tensors())
+    safe = widened(function)
+    return lambda call: functools.reduce(safe, call.tensors())
 
 
 def div(call: Call) -> torch.Tensor:
     """Integers are divided towards zero."""
     a, b = call.tensor(0), call.tensor(1)
-    return a / b if a.is_floating_point() else torch.div(a, b, rounding_mode="trunc")
+    return a / b if a.is_floating_point() else widened(_quotient)(a, b)
+
+
+def _quotient(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    return torch.div(a, b, rounding_mode="trunc")
 
 
 def mod(call: Call) -> torch.Tensor:
     """The sign of the divisor, or of the dividend with fmod=1."""
     a, b = call.tensor(0), call.tensor(1)
-    return torch.fmod(a, b) if call.get("fmod", 0) else torch.remainder(a, b)
+    return widened(torch.fmod if call.get("fmod", 0) else torch.remainder)(a, b)
 
 
 def power(call: Call) -> torch.Tensor:

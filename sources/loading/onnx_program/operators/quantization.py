@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import torch
+from onnx import TensorProto
 
 from ..call import Call, Operator
+from ..dtypes import DTYPES, FLOAT4, FLOAT8, NARROW, NUMBERS, cast
 
 LEVELS = {
-    torch.uint8: (0, 255),
-    torch.int8: (-128, 127),
-    torch.uint16: (0, 65535),
-    torch.int16: (-32768, 32767),
-}
+    TensorProto.UINT8: (0, 255), TensorProto.INT8: (-128, 127), TensorProto.UINT16: (0, 65535),
+    TensorProto.INT16: (-32768, 32767), **NARROW,
+}  # fmt: skip
+"""Least and greatest integer of ONNX's types."""
 
 
 def _along(call: Call, x: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
@@ -29,14 +30,22 @@ def _along(call: Call, x: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
 def quantize(call: Call) -> torch.Tensor:
     """round(x / scale) + zero point, halves to even, cut to the range of the zero point's dtype."""
     x, scale = call.tensor(0), call.tensor(1)
-    dtype = call.tensor(2).dtype if call.has(2) else torch.uint8
-    if dtype not in LEVELS:
-        raise call.refuse(f"to {dtype}")
-    low, high = LEVELS[dtype]
-    levels = torch.round(x / _along(call, x, scale))
+    number = int(call.get("output_dtype", 0)) or (call.type_of(2) if call.has(2) else TensorProto.UINT8)
+    levels = x / _along(call, x, scale)
+    if number in FLOAT8 or number == FLOAT4:
+        return cast(call, levels, number)
+    if number not in LEVELS:
+        raise call.refuse(f"to data type {number}")
+    levels = torch.round(levels)
     if call.has(2):
         levels = levels + _along(call, x, call.tensor(2)).to(levels.dtype)
-    return torch.clamp(levels, low, high).to(dtype)
+    return torch.clamp(levels, *LEVELS[number]).to(DTYPES[number])
+
+
+def rounded(call: Call, levels: torch.Tensor, point: torch.Tensor) -> torch.Tensor:
+    """The nearest integers above a zero point, halves to even, cut to the range of its dtype."""
+    low, high = LEVELS[NUMBERS[point.dtype]]
+    return torch.clamp(torch.round(levels) + point.to(levels.dtype), low, high).to(point.dtype)
 
 
 def dequantize(call: Call) -> torch.Tensor:

@@ -21,6 +21,8 @@ def shape_of(call: Call) -> np.ndarray:
 def reshape(call: Call) -> torch.Tensor:
     """0 keeps a size unless allowzero is set."""
     x, wanted = call.tensor(0), call.ints(1, "shape") or []
+    if call.get("allowzero", 0) and 0 in wanted:
+        return x.reshape([size if size >= 0 else 0 for size in wanted])
     if not call.get("allowzero", 0):
         wanted = [x.shape[axis] if size == 0 else size for axis, size in enumerate(wanted)]
     return x.reshape(wanted)
@@ -162,7 +164,12 @@ def space_to_depth(call: Call) -> torch.Tensor:
     """Blocks of pixels become channels."""
     x, block = call.tensor(0), call.get("blocksize")
     n, c, h, w = x.shape
-    parts = x.reshape(n, c, h // block, block, w // block, block).permute(0, 3, 5, 1, 2, 4)
+    parts = x.reshape(n, c, h // block, block, w // block, block)
+    parts = (
+        parts.permute(0, 3, 5, 1, 2, 4)
+        if call.get("mode", "DCR") == "DCR"
+        else parts.permute(0, 1, 3, 5, 2, 4)
+    )
     return parts.reshape(n, c * block**2, h // block, w // block)
 
 
@@ -181,12 +188,27 @@ def eye_like(call: Call) -> torch.Tensor:
     return torch.diag_embed(torch.ones(max(x.shape) + abs(k)), k)[: x.shape[0], : x.shape[1]].to(wanted)
 
 
+def dropout(call: Call) -> tuple[torch.Tensor, ...]:
+    """Nothing is dropped in inference."""
+    x = call.tensor(0)
+    if call.has(2) and call.known(2).any() and (not call.has(1) or call.known(1).any()):
+        raise call.refuse("in training mode")
+    return (x, torch.ones_like(x, dtype=torch.bool))[: call.outputs]
+
+
+def arange(call: Call) -> np.ndarray:
+    """Range: from start, below limit, in steps of delta."""
+    start, limit, delta = (call.known(index).reshape(())[()] for index in range(3))
+    count = max(math.ceil((float(limit) - float(start)) / float(delta)), 0)
+    return np.asarray(start + np.arange(count).astype(start.dtype) * delta, start.dtype)
+
+
 OPERATORS: dict[str, Operator] = {
     "Shape": shape_of,
     "Size": lambda call: np.array(math.prod(call.tensor(0).shape), np.int64), "Reshape": reshape,
     "Transpose": transpose, "Flatten": flatten, "Squeeze": squeeze, "Unsqueeze": unsqueeze, "Concat": concat,
     "Split": split, "Slice": slice_, "Expand": expand, "Tile": tile, "Pad": pad,
     "ConstantOfShape": constant_of_shape, "Identity": lambda call: call.tensor(0),
-    "Dropout": lambda call: (call.tensor(0), torch.ones_like(call.tensor(0), dtype=torch.bool))[: call.outputs],
+    "Dropout": dropout, "Range": arange,
     "DepthToSpace": depth_to_space, "SpaceToDepth": space_to_depth, "Trilu": trilu, "EyeLike": eye_like,
 }  # fmt: skip

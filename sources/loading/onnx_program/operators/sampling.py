@@ -1,0 +1,5 @@
+"""Sampling."""
+
+from ..call import Operator
+
+OPERATORS: dict[str, Operator] = {}

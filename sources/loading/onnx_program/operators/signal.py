@@ -1,0 +1,5 @@
+"""Signal."""
+
+from ..call import Operator
+
+OPERATORS: dict[str, Operator] = {}
