@@ -69,6 +69,7 @@ _COREML = (
         "--labels", type=click.Path(path_type=Path), metavar="FILE", help="Class labels, one a line."
     ),
     click.option("--metadata", multiple=True, metavar="K=V", help="author, description, licence or version."),
+    click.option("--mesh", metavar="M", help="StableHLO: devices to split over, as in data=4,model=2."),
 )
 
 

@@ -75,6 +75,7 @@ def _array_options(request: Request, checked: Check) -> dict[str, Any]:
         "image_input": request.image_input,
         "labels": None if request.labels is None else str(request.labels.resolve()),
         "layout": request.layout,
+        "mesh": request.mesh,
         "metadata": list(request.metadata),
         "shapes": request.shapes,
         "observer": request.observer,

@@ -61,6 +61,8 @@ class Request:
     """A text file of class labels, one a line."""
     metadata: tuple[str, ...] = ()
     """author=, description=, licence= and version= of a Core ML package."""
+    mesh: str | None = None
+    """Devices that a StableHLO program is split over, as in "data=4,model=2"."""
     samples: int | None = None
     """How many samples of the data to use at the most, held-out ones included."""
     held_out: int | None = None

@@ -96,6 +96,7 @@ READ_BY: Mapping[str, tuple[str, ...]] = {
     "image_input": ("coreml",),
     "labels": ("coreml",),
     "metadata": ("coreml",),
+    "mesh": ("stablehlo",),
 }
 """Options that only these of modelport's own runtimes read; what a plug-in reads is not known here."""
 

@@ -1,0 +1,128 @@
+"""The captured program as one serialized function of weights and inputs, for TPUs and CPUs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import export
+
+from ....targets.errors import UsageError
+from . import interpret
+from .capture import Captured, Shape
+from .mesh import Mesh
+from .operators.dtypes import INTEGERS, is_float
+from .weights import Weights
+
+PLATFORMS = ("tpu", "cpu")
+
+
+@dataclass(frozen=True)
+class Signature:
+    """Names of inputs and outputs in the source's order, as the artifact has them."""
+
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+def serialized(
+    captured: Captured, weights: Weights, signature: Signature, *, narrow: bool, mesh: Mesh | None, path: str
+) -> bytes:
+    """The function (weights by name, inputs by name) -> outputs by name, as `jax.export` serializes it.
+
+    Float inputs and outputs are float32 whatever is computed in, integers int32 (booleans boolean). Nothing of
+    this machine is in the bytes: operators keep their place in the model, and lose their place in our source.
+    """
+    names = dict(zip(captured.inputs, signature.inputs, strict=True))
+
+    def model(weights_: Mapping[str, Any], inputs: Mapping[str, Any]) -> dict[str, Any]:
+        arrays = {place: weights_[name] for place, name in weights.by_placeholder.items()}
+        for place, name in names.items():
+            value = inputs[name]
+            arrays[place] = value.astype(jnp.bfloat16) if narrow and is_float(value) else value
+        results = interpret.evaluate(captured.program, arrays, narrow=narrow, path=path)
+        kept = _user_outputs(captured, results)
+        return {
+            name: value.astype(jnp.float32) if is_float(value) else value
+            for name, value in zip(signature.outputs, kept, strict=True)
+        }
+
+    limit = jax.config.jax_traceback_in_locations_limit
+    jax.config.update("jax_traceback_in_locations_limit", 0)
+    try:
+        stored = {
+            name: jax.ShapeDtypeStruct(tuple(t.shape), _dtype(t.dtype)) for name, t in weights.tensors.items()
+        }
+        given = _specifications(captured, names, mesh)
+        shardings = _shardings(stored, given, mesh)
+        return bytes(
+            export.export(jax.jit(model, **shardings), platforms=PLATFORMS)(stored, given).serialize()
+        )
+    finally:
+        jax.config.update("jax_traceback_in_locations_limit", limit)
+
+
+def _dtype(dtype: Any) -> Any:
+    """A torch dtype as weights are stored in it."""
+    return {"torch.float32": jnp.float32, "torch.bfloat16": jnp.bfloat16}.get(str(dtype)) or INTEGERS[dtype]
+
+
+def _user_outputs(captured: Captured, results: tuple[Any, ...]) -> list[Any]:
+    """What the model returns, without the buffers that it changes."""
+    specs = captured.program.graph_signature.output_specs
+    return [
+        jnp.asarray(value)
+        for spec, value in zip(specs, results, strict=True)
+        if spec.kind.name == "USER_OUTPUT"
+    ]
+
+
+def _specifications(
+    captured: Captured, names: Mapping[str, str], mesh: Mesh | None
+) -> dict[str, jax.ShapeDtypeStruct]:
+    scope = export.SymbolicScope([_batches(limit, mesh) for limit in captured.limits])
+    nodes = {node.name: node for node in captured.program.graph.nodes if node.op == "placeholder"}
+    found = {}
+    for place, shape in captured.inputs.items():
+        dtype = nodes[place].meta["val"].dtype
+        kind = jnp.float32 if dtype.is_floating_point else INTEGERS[dtype]
+        found[names[place]] = jax.ShapeDtypeStruct(_symbolic(shape, scope, mesh), kind)
+    return found
+
+
+def _symbolic(shape: Shape, scope: export.SymbolicScope, mesh: Mesh | None) -> tuple[Any, ...]:
+    """A shape as JAX has it; over a mesh, batches come in multiples of its data axis."""
+    data = 1 if mesh is None else mesh.data
+    if shape and data > 1 and isinstance(shape[0], int) and shape[0] % data:
+        raise UsageError(
+            f"the model's batch is fixed at {shape[0]}, which does not divide over {data} devices",
+            where="--mesh",
+            mend="Export the model with a free batch axis, or ask for data=1",
+        )
+    texts = [_batches(str(size), mesh) for size in shape]
+    try:
+        return tuple(export.symbolic_shape(",".join(texts), scope=scope)) if texts else ()
+    except ValueError as error:
+        raise interpret.InconclusiveShape(f"a length of {', '.join(texts)}") from error
+
+
+def _batches(text: str, mesh: Mesh | None) -> str:
+    """An expression with the batch in multiples of the mesh's data axis."""
+    return text if mesh is None or mesh.data == 1 else re.sub(r"\bbatch\b", f"({mesh.data}*batch)", text)
+
+
+def _shardings(
+    stored: Mapping[str, jax.ShapeDtypeStruct], given: Mapping[str, jax.ShapeDtypeStruct], mesh: Mesh | None
+) -> dict[str, Any]:
+    if mesh is None:
+        return {}
+    return {
+        "in_shardings": (
+            {name: mesh.of_weight(spec.shape) for name, spec in stored.items()},
+            {name: mesh.of_input(len(spec.shape)) for name, spec in given.items()},
+        )
+    }
