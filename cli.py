@@ -62,7 +62,10 @@ _COREML = (
         "--deployment-target", metavar="OS", help="Oldest iOS of a Core ML package: iOS15 to iOS18."
     ),
     click.option(
-        "--shapes", metavar="S", help="Free shapes, as in ids=1x1..512 or image=1x3x224x224|1x3x256x256."
+        "--shapes",
+        metavar="S",
+        help="Free shapes: ids=1x1..512 or image=1x3x224x224|1x3x256x256 (Core ML), "
+        "ids=1x1..1x128..8x512 (TensorRT: least, tuned for, greatest).",
     ),
     click.option("--image-input", metavar="P", help="Core ML: take an image, as in scale=0.0039,bias=0:0:0."),
     click.option(
@@ -70,6 +73,17 @@ _COREML = (
     ),
     click.option("--metadata", multiple=True, metavar="K=V", help="author, description, licence or version."),
     click.option("--mesh", metavar="M", help="StableHLO: devices to split over, as in data=4,model=2."),
+)
+_TENSORRT = (
+    click.option("--workspace", metavar="SIZE", help="TensorRT: most scratch memory of a layer, as in 2G."),
+    click.option("--timing-cache", metavar="FILE", help="TensorRT: keep measured kernels between builds."),
+    click.option("--version-compatible", is_flag=True, help="TensorRT: an engine for later versions too."),
+    click.option(
+        "--hardware-compatible", metavar="L", help="TensorRT: same-compute-capability or ampere-plus."
+    ),
+    click.option(
+        "--builder-level", metavar="N", type=int, help="TensorRT: 0 builds fastest, 5 searches most."
+    ),
 )
 
 
@@ -113,9 +127,16 @@ def modelport() -> None:
 @click.option("--force", is_flag=True, help="Convert although it does not fit.")
 @click.option("--keep", is_flag=True, help="Publish although the fidelity is below the budget.")
 @click.option("--no-samples", is_flag=True, help="Publish no held-out samples beside the artifact.")
-@_options(*_GGUF, *_COREML, *_COMMON)
+@_options(*_GGUF, *_COREML, *_TENSORRT, *_COMMON)
 def convert(
-    *, as_json: bool, quiet: bool, debug: bool, memory_limit: str | None, no_samples: bool, **options: Any
+    *,
+    as_json: bool,
+    quiet: bool,
+    debug: bool,
+    memory_limit: str | None,
+    workspace: str | None,
+    no_samples: bool,
+    **options: Any,
 ) -> None:
     """Convert MODEL to the artifact that a target runs, check it before and verify it after."""
 
@@ -124,6 +145,8 @@ def convert(
         from .request import Request, parse_size
 
         limit = parse_size(memory_limit) if memory_limit else None
+        if workspace:
+            options["workspace"] = parse_size(workspace, "--workspace")
         command = ("convert", *sys.argv[1 + (sys.argv[1:2] == ["convert"]) :])
         request = Request(memory_limit=limit, keep_samples=not no_samples, command=command, **options)
         if as_json or quiet:

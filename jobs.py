@@ -78,6 +78,13 @@ def _array_options(request: Request, checked: Check) -> dict[str, Any]:
         "mesh": request.mesh,
         "metadata": list(request.metadata),
         "shapes": request.shapes,
+        "workspace": request.workspace,
+        "timing_cache": request.timing_cache,
+        "version_compatible": request.version_compatible,
+        "hardware_compatible": request.hardware_compatible,
+        "builder_level": request.builder_level,
+        # A worker sees no GPU where nothing of it needs one.
+        "gpu": checked.target.runtime == "tensorrt",
         "observer": request.observer,
         "opset": request.opset,
         "sequence": sequence,

@@ -54,7 +54,21 @@ class Request:
     compute_units: str | None = None
     """Where Core ML may run a package: one of `COMPUTE_UNITS`."""
     shapes: str | None = None
-    """Free shapes of inputs: "ids=1x64|1x128" lists them, "ids=1x1..512" gives a range; inputs apart by ";"."""
+    """Free shapes of inputs, which each runtime reads its own way; inputs apart by ";".
+
+    Core ML: "ids=1x64|1x128" lists them, "ids=1x1..512" gives a range. TensorRT: "ids=1x1..1x128..8x512", the
+    least, the one that it is tuned for, and the greatest.
+    """
+    workspace: int | None = None
+    """Bytes of scratch memory that a TensorRT layer may take."""
+    timing_cache: str | None = None
+    """File in which TensorRT's measured kernels are kept between builds."""
+    version_compatible: bool = False
+    """Build a TensorRT engine that later versions load too."""
+    hardware_compatible: str | None = None
+    """Build a TensorRT engine for further GPUs: "same-compute-capability" or "ampere-plus"."""
+    builder_level: int | None = None
+    """How long TensorRT searches for fast kernels, 0 to 5."""
     image_input: str | None = None
     """Take the image input as an image: "scale=S,bias=R:G:B", or "" for pixel values as they are."""
     labels: Path | None = None
@@ -93,6 +107,7 @@ class Request:
             "samples",
             "threads",
             "memory_limit",
+            "workspace",
             "timeout",
             "held_out",
         ):
@@ -117,12 +132,12 @@ class Request:
             )
 
 
-def parse_size(text: str) -> int:
+def parse_size(text: str, option: str = "--memory-limit") -> int:
     """Bytes of "512M", "8G", "1.5GiB" or a plain number; raises UsageError for anything else.
 
     K, M, G and T are powers of 1024, with or without "B" or "iB" behind.
     """
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?\s*", text, re.IGNORECASE)
     if match is None:
-        raise UsageError(f"{text!r} is not a size", where="--memory-limit", mend="Write it like 8G or 512M")
+        raise UsageError(f"{text!r} is not a size", where=option, mend="Write it like 8G or 512M")
     return int(float(match[1]) * 1024 ** " KMGT".index(match[2].upper() or " "))

@@ -82,7 +82,7 @@ def refuse_scheme(facts: ModelFacts, scheme: QuantScheme, target: Target) -> Non
 
 READ_BY: Mapping[str, tuple[str, ...]] = {
     "layout": ("litert",),
-    "opset": ("onnxruntime",),
+    "opset": ("onnxruntime", "tensorrt"),
     "imatrix": ("gguf",),
     "via": ("gguf",),
     "two_step": ("gguf",),
@@ -92,7 +92,12 @@ READ_BY: Mapping[str, tuple[str, ...]] = {
     "tensor_parallel": ("vllm",),
     "deployment_target": ("coreml",),
     "compute_units": ("coreml",),
-    "shapes": ("coreml",),
+    "shapes": ("coreml", "tensorrt"),
+    "workspace": ("tensorrt",),
+    "timing_cache": ("tensorrt",),
+    "version_compatible": ("tensorrt",),
+    "hardware_compatible": ("tensorrt",),
+    "builder_level": ("tensorrt",),
     "image_input": ("coreml",),
     "labels": ("coreml",),
     "metadata": ("coreml",),

@@ -29,7 +29,18 @@ SILENT = (plan.REQUIREMENTS, plan.VERSIONS, plan.PREPARE, plan.WINDOWS, plan.REF
 KEPT = "verification"
 """The folder of those samples in the output folder."""
 
-REPEATED = ("layout", "observer", "opset", "samples", "seed", "sequence", "signature", "threads", "kv_type")
+REPEATED = (
+    "gpu",
+    "layout",
+    "observer",
+    "opset",
+    "samples",
+    "seed",
+    "sequence",
+    "signature",
+    "threads",
+    "kv_type",
+)
 """The options of a job that `modelport verify` needs again."""
 
 

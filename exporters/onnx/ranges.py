@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -60,6 +61,32 @@ def observe(
     probe.CopyFrom(model)
     # Two numbers a value leave the graph instead of the whole of it where the observer needs no more.
     outputs = _extremes(probe, names) if observer == "minmax" else _whole(probe, names)
+    for name, values in _seen(probe, outputs, samples, work, progress):
+        watching[name].observe(values)
+    return {name: seen.range() for name, seen in watching.items()}
+
+
+def peaks(
+    model: onnx.ModelProto, names: tuple[str, ...], samples: SampleSet, work: Path, progress: Progress
+) -> Mapping[str, float]:
+    """The largest finite magnitude that each value takes on the samples; 0.0 for one that is never finite."""
+    probe = onnx.ModelProto()
+    probe.CopyFrom(model)
+    found = dict.fromkeys(names, 0.0)
+    for name, values in _seen(probe, _extremes(probe, names), samples, work, progress):
+        finite = np.abs(values[np.isfinite(values)])
+        found[name] = max(found[name], float(finite.max(initial=0.0)))
+    return found
+
+
+def _seen(
+    probe: onnx.ModelProto,
+    outputs: Mapping[str, tuple[str, ...]],
+    samples: SampleSet,
+    work: Path,
+    progress: Progress,
+) -> Iterator[tuple[str, np.ndarray[Any, Any]]]:
+    """Each value's name and what its outputs hold, flat, sample after sample."""
     session = files.session(probe, work)
     kinds = {given.name: given.type for given in session.get_inputs()}
     missing = sorted(kinds.keys() - samples.inputs.keys())
@@ -70,15 +97,13 @@ def observe(
         for given in session.get_inputs()
         if "int" in given.type and len(given.shape) == 2
     )
-    wanted = [output for pair in outputs.values() for output in pair]
+    wanted = [output for group in outputs.values() for output in group]
     for index, feed in enumerate(samples.feeds(trim=free)):
         progress("observe activations", index, samples.count)
         values = iter(session.run(wanted, {name: as_input(feed[name], kind) for name, kind in kinds.items()}))
-        for name, pair in outputs.items():
-            seen = [np.ravel(next(values)) for _ in pair]
-            watching[name].observe(seen[0] if len(seen) == 1 else np.concatenate(seen))
+        for name, group in outputs.items():
+            yield name, np.concatenate([np.ravel(next(values)) for _ in group])
     progress("observe activations", samples.count, samples.count)
-    return {name: seen.range() for name, seen in watching.items()}
 
 
 def _extremes(model: onnx.ModelProto, names: tuple[str, ...]) -> dict[str, tuple[str, ...]]:

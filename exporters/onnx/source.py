@@ -102,10 +102,10 @@ def upgraded(model: onnx.ModelProto, least: int, path: str) -> onnx.ModelProto:
     if version >= least:
         return model
     try:
-        return version_converter.convert_version(model, OPSET)
+        return version_converter.convert_version(model, max(OPSET, least))
     except Exception as error:  # the converter raises errors of its own C++ classes
         raise SourceUnreadable(
-            f"onnx cannot raise opset {version} to {OPSET}: {error}",
+            f"onnx cannot raise opset {version} to {max(OPSET, least)}: {error}",
             where=f"{path}: opset_import",
             mend=f"Export it again with opset {least} or later",
         ) from error
