@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelport.calibration.ranges import Range
-from modelport.exporters.runtimes.litert import flatbuffer, recipes
+from modelport.exporters.litert import flatbuffer, recipes
 from modelport.targets.errors import Unsupported
 
 FLOAT, INT = schema.TensorType.FLOAT32, schema.TensorType.INT32

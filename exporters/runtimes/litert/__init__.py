@@ -19,7 +19,8 @@ def export(job: Job, progress: Progress) -> Outcome:
     `options["layout"]` moved channels. Reads `options`: layout, sequence, signature, observer.
     Raises what the loaders raise; Unsupported for schemes and operators that LiteRT lacks.
     """
-    from . import convert, flatbuffer, quantize
+    from ...litert import convert, flatbuffer
+    from . import quantize
 
     progress("convert to LiteRT", 0, 1)
     source = convert.convert(job)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from .flatbuffer import Graph, Op
+from ...litert.flatbuffer import Graph, Op
 
 
 def use_lookups(model: Any) -> int:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import collections
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from ....calibration.samples import SampleSet
-from ....targets.errors import ConversionFailed, Unsupported, UsageError
+from ....targets.errors import Unsupported, UsageError
 from ...job import Job, Progress
+from ...litert import apply, flatbuffer, ranges, recipes
+from ...litert.convert import FloatModel
+from ...litert.flatbuffer import Graph, Op
 from ...ports import to_artifact
-from . import embedding, flatbuffer, ranges, recipes
-from .convert import FloatModel
-from .flatbuffer import Graph, Op
+from . import embedding
 
 SCHEMES = ("fp32", "fp16", "int8", "int8-dynamic", "int8-weight", "int4-weight")
 STORED: dict[str, tuple[str, ...]] = {
@@ -63,7 +63,7 @@ def quantize(source: FloatModel, job: Job, progress: Progress) -> tuple[Any, tup
         if others:
             notes += (f"int8 instead of int4, for want of such a kernel or of blocks: {_counted(others)}",)
     progress("quantize", 0, 1)
-    quantized = flatbuffer.read(_apply(data, recipe, statistics))
+    quantized = flatbuffer.read(apply.apply(data, recipe, statistics))
     progress("quantize", 1, 1)
     _refuse_mostly_float(quantized, job.quant)
     return quantized, notes
@@ -115,19 +115,6 @@ def _static(
 def _counted(ops: Iterable[Op]) -> str:
     counts = collections.Counter(op.kind for op in ops)
     return ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items()))
-
-
-def _apply(data: bytes, recipe: recipes.Recipe, statistics: dict[str, Any] | None) -> bytes:
-    # Its progress bars have no switch that reaches all of them.
-    os.environ["TQDM_DISABLE"] = "1"
-    from ai_edge_quantizer import quantizer
-
-    try:
-        worker = quantizer.Quantizer(bytearray(data), recipe)
-        result = worker.quantize(statistics, enable_progress_report=False)
-    except (RuntimeError, ValueError, KeyError) as error:
-        raise ConversionFailed(f"ai-edge-quantizer failed: {error}") from error
-    return bytes(result.quantized_model)
 
 
 def _refuse_mostly_float(model: Any, scheme: str) -> None:

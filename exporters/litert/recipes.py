@@ -7,8 +7,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ....calibration.ranges import Range
-from ....targets.errors import Unsupported
+from ...calibration.ranges import Range
+from ...targets.errors import Unsupported
 from .flatbuffer import Graph, Op
 
 CONVOLUTIONS = ("CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV")
@@ -127,6 +127,17 @@ def static_recipe(graph: Graph, plan: Plan) -> Recipe:
     rules.add_static_config(ANY, _operation("OUTPUT"), 8, 8)
     _each(graph, plan.static, lambda scope, kind: rules.add_static_config(scope, kind, 8, 8))
     _each(graph, plan.dynamic, lambda scope, kind: rules.add_dynamic_config(scope, kind, 8))
+    return list(rules.get_quantization_recipe())
+
+
+def integer_recipe(graph: Graph, bits: int) -> Recipe:
+    """Static integers for every operator that ai-edge-quantizer knows: int8 weights, activations of `bits`."""
+    from ai_edge_quantizer.qtyping import TFLOperationName
+
+    rules = _rules()
+    known = {name.name for name in TFLOperationName} | {"TRANSPOSE_CONV"}
+    for kind in ("INPUT", "OUTPUT", *sorted({op.kind for op in graph.ops} & known)):
+        rules.add_static_config(ANY, _operation(kind), bits, 8)
     return list(rules.get_quantization_recipe())
 
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ....calibration.samples import SampleSet
-from ....sources.loading import tensorflow as tensorflow_model
-from ....sources.loading import torch_model
-from ....targets.errors import ConversionFailed, ModelportError, Unsupported, UsageError
-from ...job import Job, Port
+from ...calibration.samples import SampleSet
+from ...sources.loading import tensorflow as tensorflow_model
+from ...sources.loading import torch_model
+from ...targets.errors import ConversionFailed, ModelportError, Unsupported, UsageError
+from ..job import Job, Port
 from . import flatbuffer
 
 if TYPE_CHECKING:

@@ -7,9 +7,9 @@ import warnings
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from ....calibration import observers
-from ....calibration.ranges import Range, Watch
-from ....targets.errors import ConversionFailed
+from ...calibration import observers
+from ...calibration.ranges import Range, Watch
+from ...targets.errors import ConversionFailed
 from .flatbuffer import SIGNATURE, Graph
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from ....targets.errors import ConversionFailed, Unsupported
+from ...targets.errors import ConversionFailed, Unsupported
 
 if TYPE_CHECKING:
     import numpy as np
