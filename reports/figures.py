@@ -53,7 +53,9 @@ def term(value: float | None, unit: str) -> str:
 
 
 def rate(value: float) -> str:
-    """Tokens a second: three figures, and whole ones above a hundred."""
+    """Tokens a second: three figures, and whole ones from a hundred to a hundred thousand."""
+    if value >= 1e5:
+        return figures.count(value)
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 

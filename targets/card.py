@@ -34,6 +34,8 @@ class QuantScheme:
     """Dtype that the kernels with weights multiply in: which of a device's peak rates counts."""
     calibration: str
     """One of `CALIBRATION`."""
+    instead: str | None = None
+    """Dtype that a language model's products fall back to on a device without a rate for `compute`."""
     min_cosine: float | None = None
     """Default floor for the cosine between the source's and the artifact's outputs; None: no floor."""
     resident_bits: float | None = None
@@ -240,6 +242,7 @@ def _read_scheme(name: str, table: Table) -> QuantScheme:
         vector_bits=table.number("vector_bits", 32.0, high=64),
         kv=table.text("kv", "float16", choices=DTYPE_BITS),
         group=table.count("group", None),
+        instead=table.text("instead", choices=DTYPE_BITS) if "instead" in table.keys() else None,  # noqa: SIM118
         aliases=tuple(check_name(alias, table.where("aliases")) for alias in table.texts("aliases", ())),
     )
     table.done()

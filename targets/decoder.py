@@ -104,6 +104,8 @@ def decoder_latency(case: Case) -> tuple[list[Term], Predicted]:
     llm, device = _llm(case), case.device
     used = memory.decode_counts(case.each, llm).elements
     rate = device.rate(case.scheme.compute)
+    if rate is None and case.scheme.instead is not None:
+        rate = device.rate(case.scheme.instead)
     exchanged = [communication_term(case, "prefill", case.prompt), communication_term(case, "decode", 1)]
     prompts = _read_bytes(case, case.batch * case.prompt)
     prefill = _together(_prefill(case, used, prompts, rate), exchanged[0])

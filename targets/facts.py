@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 OP_CLASSES = (
     "conv",  # dense convolution
@@ -131,6 +134,20 @@ class ModelFacts:
                 elements *= size
             total += elements
         return total
+
+    @cached_property
+    def alike(self) -> tuple[tuple[TensorFact, int], ...]:
+        """One tensor of each kind and how many there are: alike are those whose names differ in numbers only.
+
+        A mixture of experts has tens of thousands of tensors, of a dozen kinds.
+        """
+        kinds: Counter[tuple[str, str, tuple[int, ...], int]] = Counter()
+        first: dict[tuple[str, str, tuple[int, ...], int], TensorFact] = {}
+        for tensor in self.tensors:
+            kind = (re.sub(r"\d+", "#", tensor.name), tensor.dtype, tensor.shape, tensor.nbytes)
+            kinds[kind] += 1
+            first.setdefault(kind, tensor)
+        return tuple((first[kind], count) for kind, count in kinds.items())
 
     @property
     def weight_bytes(self) -> int:

@@ -42,9 +42,9 @@ def count_weights(facts: ModelFacts, held: Callable[[TensorFact], float] | None 
     """
     counts = {"matrices": 0.0, "embeddings": 0.0, "convs": 0.0, "vectors": 0.0, "fixed": 0.0}
     experts = 0.0
-    for tensor in facts.tensors:
+    for tensor, times in facts.alike:
         group = _group(tensor, facts.llm)
-        elements = held(tensor) if held else _elements(tensor)
+        elements = times * (held(tensor) if held else _elements(tensor))
         counts[group] += (
             tensor.nbytes * elements / max(1, _elements(tensor)) if group == "fixed" else elements
         )

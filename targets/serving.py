@@ -39,7 +39,8 @@ class Serving:
     largest_batch: int | None
     """Most sequences of `context` tokens at once; 0 when not even one fits."""
     max_model_len: int | None
-    """What the runtime is told: the context that was asked for, else the model's own or the longest that fits."""
+    """What the runtime is told: the context that was asked for, else the longest that fits, and never more than
+    the model was made for; None when nothing fits."""
     prefill_ms: float | None
     """Reading the prompts of the whole batch."""
     decode_ms: float | None
@@ -105,7 +106,7 @@ def plan(
         memory_share=target.server.memory_share,
         longest_context=longest,
         largest_batch=largest_batch(case),
-        max_model_len=context if context is not None or longest is None else min(longest, facts.llm.context),
+        max_model_len=min(told, facts.llm.context) if (told := context or longest) else None,
         prefill_ms=figures.prefill_ms,
         decode_ms=figures.decode_ms,
         communication_ms=exchange,
