@@ -63,7 +63,8 @@ def compare(job: Job, progress: Progress) -> Outcome:
     runner: runners.Runner | None = None
     unknown = ""
     try:
-        runner = runners.load(artifact, file_format, threads=int(job.options["threads"]))
+        asked = str(job.options.get("runner") or file_format)
+        runner = runners.load(artifact, asked, threads=int(job.options["threads"]))
     except runners.NotChecked as error:
         unknown = str(error)
     except Exception as error:

@@ -105,19 +105,19 @@ class Graph:
         """Operators in the order of execution."""
         kinds = operator_kinds(self.model)
         return tuple(
-            Op(index, kinds[op.opcodeIndex], _indices(op.inputs), _indices(op.outputs))
+            Op(index, kinds[op.opcodeIndex], indices(op.inputs), indices(op.outputs))
             for index, op in enumerate(self.subgraph.operators)
         )
 
     @property
     def inputs(self) -> tuple[int, ...]:
         """Tensor indices of the graph's inputs."""
-        return _indices(self.subgraph.inputs)
+        return indices(self.subgraph.inputs)
 
     @property
     def outputs(self) -> tuple[int, ...]:
         """Tensor indices of the graph's outputs."""
-        return _indices(self.subgraph.outputs)
+        return indices(self.subgraph.outputs)
 
     def name(self, tensor: int) -> str:
         """A tensor's name."""
@@ -187,7 +187,8 @@ def operator_kinds(model: Any) -> list[str]:
     return [names[max(code.builtinCode, code.deprecatedBuiltinCode)] for code in model.operatorCodes]
 
 
-def _indices(values: Sequence[int] | None) -> tuple[int, ...]:
+def indices(values: Sequence[int] | None) -> tuple[int, ...]:
+    """A vector of tensor indices as the generated code gives it, None for an empty one."""
     return () if values is None else tuple(int(value) for value in values)
 
 
@@ -204,9 +205,9 @@ def weight_elements(model: Any, wanted: Sequence[str]) -> tuple[int, dict[str, i
     for subgraph in model.subgraphs:
         counted: set[int] = set()
         for op in subgraph.operators:
-            for index in _indices(op.inputs):
+            for index in indices(op.inputs):
                 tensor = subgraph.tensors[index]
-                shape = _indices(tensor.shape)
+                shape = indices(tensor.shape)
                 if (
                     index < 0
                     or index in counted

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...exporters.litert.boundary import from_boundary, to_boundary
 from ...targets.errors import ConversionFailed, UsageError
 
 if TYPE_CHECKING:
@@ -20,12 +21,16 @@ class TfliteRunner:
     free_sequence = False
     """Sizes are fixed when the file is written, so padding stays."""
 
-    def __init__(self, path: Path, threads: int) -> None:
+    def __init__(self, path: Path, threads: int, *, reference: bool = False) -> None:
         # tensorflow has the same interpreter, but this one is what phones get.
-        from ai_edge_litert.interpreter import Interpreter
+        from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
         self._path = path
-        self._interpreter = Interpreter(model_path=str(path), num_threads=threads)
+        self._interpreter = Interpreter(
+            model_path=str(path),
+            num_threads=threads,
+            experimental_op_resolver_type=OpResolverType.BUILTIN_REF if reference else OpResolverType.AUTO,
+        )
         self._interpreter.allocate_tensors()
         details = {d["index"]: d for d in self._interpreter.get_tensor_details()}
         inputs, outputs = self._signature()
@@ -80,42 +85,13 @@ class TfliteRunner:
         self._interpreter.invoke()
 
 
-def to_boundary(values: Array, detail: Mapping[str, Any]) -> Array:
-    """Real numbers or ids as the file's input dtype: q = round(x / scale) + zero point, saturated.
+def load(path: Path, threads: int, *, reference: bool = False) -> TfliteRunner:
+    """Load `path` on `threads` threads; ConversionFailed for a file that LiteRT does not take.
 
-    Rounds halves to even, as the reference quantizer does (numpy.rint).
+    `reference` asks for the reference kernels instead of the optimised ones and XNNPACK.
     """
-    import numpy as np
-
-    dtype = np.dtype(detail["dtype"])
-    scales = detail["quantization_parameters"]["scales"]
-    if dtype.kind in "iu" and len(scales):
-        zero = float(detail["quantization_parameters"]["zero_points"][0])
-        limits = np.iinfo(dtype)
-        scaled = np.rint(values.astype(np.float64) / float(scales[0])) + zero
-        return np.ascontiguousarray(np.clip(scaled, limits.min, limits.max), dtype)
-    if dtype.kind in "iu" and values.dtype.kind in "iu" and values.size:
-        limits = np.iinfo(dtype)
-        if values.min() < limits.min or values.max() > limits.max:
-            raise UsageError(f"an id lies outside {dtype.name}", where=str(detail["name"]))
-    return np.ascontiguousarray(values, dtype)
-
-
-def from_boundary(values: Array, detail: Mapping[str, Any]) -> Array:
-    """The file's output as real numbers: x = (q - zero point) · scale."""
-    import numpy as np
-
-    scales = detail["quantization_parameters"]["scales"]
-    if values.dtype.kind in "iu" and len(scales):
-        zero = float(detail["quantization_parameters"]["zero_points"][0])
-        return ((values.astype(np.float64) - zero) * float(scales[0])).astype(np.float32)
-    return values.astype(np.float32) if values.dtype == np.float16 else values
-
-
-def load(path: Path, threads: int) -> TfliteRunner:
-    """Load `path` on `threads` threads; ConversionFailed for a file that LiteRT does not take."""
     try:
-        return TfliteRunner(path, threads)
+        return TfliteRunner(path, threads, reference=reference)
     except (RuntimeError, ValueError) as error:
         raise ConversionFailed(
             f"LiteRT does not load it: {str(error).strip().splitlines()[0]}", where=path.name
