@@ -41,6 +41,7 @@ def build(request: Request, checked: Check, chosen: plan.Plan, stage: staging.St
         options={
             "artifact_name": checked.target.artifact,
             "format": checked.target.format,
+            "runner": checked.target.runner,
             "calibrated": request.calibration is not None,
             "held_out": request.held_out,
             "reference": str(work / "reference.npz"),

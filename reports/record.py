@@ -34,6 +34,7 @@ REPEATED = (
     "layout",
     "observer",
     "opset",
+    "runner",
     "samples",
     "seed",
     "sequence",

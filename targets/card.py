@@ -134,6 +134,8 @@ class Target:
     """Functions of the runtime that convert, in order, each in a worker of its own; the last one writes."""
     verify: str = "arrays"
     """One of `VERIFY`."""
+    runner: str = ""
+    """The module of `verification/runners/` that runs the artifact; "": the one called as the format."""
     sizes: str = ""
     """The runtime's function that tells exact file sizes before anything is converted; "": it has none."""
     path: str = ""
@@ -181,7 +183,7 @@ def read_card(path: Path | str) -> Target:
         name=table.name("name"),
         title=table.text("title"),
         aliases=tuple(check_name(alias, table.where("aliases")) for alias in table.texts("aliases", ())),
-        runtime=_runtime(table),
+        runtime=_module(table, "runtime"),
         format=table.name("format"),
         artifact=_file_name(table),
         extra=table.text("extra", ""),
@@ -196,6 +198,7 @@ def read_card(path: Path | str) -> Target:
         server=_read_server(table.table("server")) if "server" in table.keys() else None,  # noqa: SIM118
         steps=_steps(table),
         verify=table.text("verify", "arrays", choices=VERIFY),
+        runner=_module(table, "runner", ""),
         sizes=table.text("sizes", ""),
         path=file,
     )
@@ -204,11 +207,11 @@ def read_card(path: Path | str) -> Target:
     return target
 
 
-def _runtime(table: Table) -> str:
+def _module(table: Table, key: str, default: str | None = None) -> str:
     # The name becomes part of a module path, so it must be one plain identifier.
-    name = table.text("runtime")
-    if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
-        raise table.fail("runtime", f"{name!r} is not a module name", 'Write it like "litert"')
+    name = table.text(key) if default is None else table.text(key, default)
+    if name != default and not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+        raise table.fail(key, f"{name!r} is not a module name", 'Write it like "litert"')
     return name
 
 

@@ -20,6 +20,8 @@ class TfliteRunner:
 
     free_sequence = False
     """Sizes are fixed when the file is written, so padding stays."""
+    proof: str | None = None
+    """What running it shows, where these are not the kernels that a device runs."""
 
     def __init__(self, path: Path, threads: int, *, reference: bool = False) -> None:
         # tensorflow has the same interpreter, but this one is what phones get.
