@@ -117,12 +117,17 @@ def check(request: Request) -> Check:
             for where in registry.devices_for(target)
             if language
         },
-        serving=_serve(request, facts, target, scheme, device),
+        serving=_serve(request, facts, target, scheme, device, counted),
     )
 
 
 def _serve(
-    request: Request, facts: ModelFacts, target: Target, scheme: QuantScheme, device: Device
+    request: Request,
+    facts: ModelFacts,
+    target: Target,
+    scheme: QuantScheme,
+    device: Device,
+    sizes: Mapping[str, feasibility.Size],
 ) -> dict[str, serving.Serving]:
     """The serving plan of the chosen device, then of every other one that the target runs on."""
     if target.server is None or facts.llm is None:
@@ -138,6 +143,7 @@ def _serve(
             context=request.context,
             sequence=request.sequence,
             tensor_parallel=request.tensor_parallel or 1,
+            sizes=sizes,
         )
         for each in (device, *others.values())
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from . import feasibility, parallel
@@ -11,7 +11,7 @@ from .decoder import split_over
 from .device import Device
 from .errors import UsageError
 from .facts import ModelFacts
-from .verdict import Answer, Case
+from .verdict import Answer, Case, Size
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,7 @@ def plan(
     context: int | None = None,
     sequence: int | None = None,
     tensor_parallel: int = 1,
+    sizes: Mapping[str, Size] | None = None,
 ) -> Serving:
     """How `tensor_parallel` of `device` serve the model, stored as `scheme` says.
 
@@ -78,6 +79,7 @@ def plan(
             as model and memory allow.
         sequence: Tokens of the prompt. Default: 512, or half the context.
         tensor_parallel: GPUs that the model is split over.
+        sizes: Sizes by scheme that the exporter counted; where there are none, they are estimated.
 
     Raises:
         UsageError: a number makes no sense, the model cannot be split so, or the target serves nobody.
@@ -85,7 +87,7 @@ def plan(
     if target.server is None or facts.llm is None:
         raise UsageError(f"{target.name} serves no language model of this kind", where="--target")
     case = feasibility.make_case(facts, target, device, scheme, batch, context, sequence)
-    case = feasibility.in_parallel(case, tensor_parallel)
+    case = feasibility.in_parallel(replace(case, sizes=sizes or {}), tensor_parallel)
     verdict = feasibility.assess(case)
     terms = {term.name: term.value for term in verdict.terms}
     figures = verdict.predicted

@@ -19,13 +19,14 @@ from modelport.targets.device import Device
 from modelport.targets.errors import UsageError
 from modelport.targets.feasibility import judge
 from modelport.targets.serving import Serving
+from modelport.targets.verdict import Size
 
 VLLM = registry.find_target("server-gpu-llm")
 MODELS = {name: published(name) for name in CONFIGS}
 GB = 10**9
 
 
-def plan(model: str, device: str | Device = "a100-80gb", quant: str = "bf16", **asked: int) -> Serving:
+def plan(model: str, device: str | Device = "a100-80gb", quant: str = "bf16", **asked) -> Serving:
     where = device if isinstance(device, Device) else registry.find_device(device, VLLM)
     return serving.plan(MODELS[model], VLLM, where, VLLM.scheme(quant), **asked)
 
@@ -170,6 +171,15 @@ def test_llama_3_70b_in_16_bits_needs_two_cards_of_80_gb(device):
     assert {each.fewest_gpus for each in found.values()} == {2}
     assert found[1].weight_bytes == pytest.approx(141.1 * GB, rel=1e-3)
     assert (found[1].longest_context, found[1].largest_batch, found[1].max_model_len) == (0, 0, None)
+
+
+def test_a_size_that_the_exporter_counted_is_shared_out_like_the_weights():
+    counted = {"bf16": Size(15_000_000_000, 14_900_000_000)}
+    one, four = (plan("llama-2-7b", tensor_parallel=gpus, sizes=counted) for gpus in (1, 4))
+    assert one.weight_bytes == 14_900_000_000
+    guessed = plan("llama-2-7b", tensor_parallel=4).weight_bytes / plan("llama-2-7b").weight_bytes
+    assert four.weight_bytes / one.weight_bytes == pytest.approx(guessed)
+    assert four.longest_context > plan("llama-2-7b", tensor_parallel=2, sizes=counted).longest_context
 
 
 def test_more_gpus_are_among_the_alternatives():
