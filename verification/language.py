@@ -1,7 +1,7 @@
 """The worker steps of verification for language models: log-probabilities of held-out text, compared.
 
 `source` runs the checkpoint in torch, where it fits in memory. `compare`, in a process of its own, runs the
-artifact in llama.cpp and holds it against the same model in 16 bits, or against the source.
+artifact (in llama.cpp, or what opens its format) and holds it against the same model in 16 bits, or the source.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import dataclasses
 import json
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from ..calibration.samples import SampleSet
 from ..exporters.job import Job, Outcome, Progress
 from ..targets import figures, host
 from ..targets.errors import ModelportError
-from . import audit, bandwidth, decode_bytes
+from . import audit, bandwidth, runners
 from .language_figures import (
     Recorded,
     Recorder,
@@ -28,9 +28,11 @@ from .language_figures import (
     perplexity,
     windows_to_run,
 )
-from .language_runs import Run, kv_of, record, run, threads_of
+from .language_runs import Run, format_of, kv_of, record, run, threads_of
 from .measure import PeakMemory
-from .runners import gguf
+
+if TYPE_CHECKING:
+    from .runners.gguf import LlamaRunner
 
 Array = np.ndarray[Any, Any]
 
@@ -38,6 +40,8 @@ SOURCE = "source.npz"
 """The source's log-probabilities, in the job's work folder."""
 WHY = "source.json"
 """Beside it: why there are none."""
+MEASURED = ("latency_ms", "speed", "peak_memory_bytes", "sample")
+"""Figures that only the artifact's own runtime can give."""
 
 
 def held_out(job: Job) -> Array:
@@ -109,26 +113,38 @@ def _run_source(job: Job, progress: Progress) -> int:
 
 
 def compare(job: Job, progress: Progress) -> Outcome:
-    """Run and measure the artifact in llama.cpp and compare it; count what the file holds.
+    """Run and measure the artifact and compare it; count what the file holds.
 
     Options: artifact; base (the model in 16 bits) or reference (log-probabilities that were kept; written
     here where they are not there yet); plain (the same scheme without importance matrix); prompt; kv_type;
-    threads. Data: fidelity, audit, latency_ms, speed, peak_memory_bytes, sample, without_importance.
-    Raises ConversionFailed where a file does not load.
+    threads; format. Data: fidelity, audit, latency_ms, speed, peak_memory_bytes, sample, without_importance; and
+    `proof`, where what runs the artifact is not its own runtime and there are no figures of speed and memory, or
+    `not_checked`, where nothing here can run it. Raises ConversionFailed where a file does not load.
     """
     artifact = Path(str(job.options["artifact"]))
     progress("count the file", 0, 1)
-    counted = audit.audit(artifact, str(job.options.get("format", "gguf")))
-    windows, threads = held_out(job), threads_of(job)
-    data: dict[str, Any] = {"audit": None if counted is None else dataclasses.asdict(counted)}
-    data |= _measured(job, artifact, windows, threads, progress)
-    notes = _cut(data["sample"])
+    counted = audit.audit(artifact, format_of(job))
+    data: dict[str, Any] = dict.fromkeys((*MEASURED, "fidelity", "without_importance", "not_checked"))
+    data["audit"] = None if counted is None else dataclasses.asdict(counted)
+    windows = held_out(job)
+    data["proof"] = getattr(runners.of_format(format_of(job)), "PROOF", None)
+    if data["proof"] is None:
+        data |= _measured(job, artifact, windows, threads_of(job), progress)
+    try:
+        compared = _compared(job, artifact, windows, progress)
+    except runners.NotChecked as error:
+        return Outcome(data={**data, "proof": None, "not_checked": str(error)})
+    return Outcome(notes=_cut(data["sample"]), data=data | compared)
+
+
+def _compared(job: Job, artifact: Path, windows: Array, progress: Progress) -> dict[str, Any]:
+    """Data: fidelity and without_importance."""
+    data: dict[str, Any] = {"fidelity": None, "without_importance": None}
     reference = _reference(job, windows, progress)
-    data["fidelity"], data["without_importance"] = None, None
     if reference is None:
         ran = run(job, artifact, windows, [], progress, "run the artifact")
         data["fidelity"] = _bare(ran, _why(job))
-        return Outcome(notes=notes, data=data)
+        return data
     with reference:
         data["fidelity"] = _fidelity(job, artifact, windows, reference, progress)
         plain = job.options.get("plain")
@@ -139,11 +155,14 @@ def compare(job: Job, progress: Progress) -> Outcome:
                 "kl": ran.compared[0].divergence(),
                 "top1_agreement": ran.compared[0].logits()["top1_agreement"],
             }
-    return Outcome(notes=notes, data=data)
+    return data
 
 
 def _measured(job: Job, artifact: Path, windows: Array, threads: int, progress: Progress) -> dict[str, Any]:
-    """Speeds, memory and the sample sentence: the artifact alone in the process."""
+    """Speeds, memory and the sample sentence of a GGUF file: the artifact alone in the process."""
+    from . import decode_bytes
+    from .runners import gguf
+
     progress("measure the artifact", 0, 1)
     memory = PeakMemory()
     runner = gguf.LlamaRunner(artifact, threads, kv_of(job))
@@ -181,7 +200,7 @@ def _cut(sample: dict[str, Any] | None) -> tuple[str, ...]:
     )
 
 
-def _sample(runner: gguf.LlamaRunner, prompt: object) -> dict[str, Any] | None:
+def _sample(runner: LlamaRunner, prompt: object) -> dict[str, Any] | None:
     """What the artifact makes of the prompt, and how many of its first tokens were left out for want of room."""
     if prompt is None:
         return None

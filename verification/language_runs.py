@@ -1,4 +1,4 @@
-"""Runs a GGUF file over windows of held-out text, to be recorded or held against what was recorded."""
+"""Runs a language model over windows of held-out text, to be recorded or held against what was recorded."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .language_figures import (
     targets,
     windows_to_run,
 )
-from .runners.gguf import LlamaRunner
+from .runners import LanguageRunner, of_format
 
 Array = np.ndarray[Any, Any]
 
@@ -45,13 +45,20 @@ def threads_of(job: Job) -> int:
     return int(job.options.get("threads") or host.cpu_count())
 
 
+def format_of(job: Job) -> str:
+    """The artifact's format."""
+    return str(job.options.get("format", "gguf"))
+
+
 def kv_of(job: Job) -> str:
     """What the artifact keeps keys and values in."""
     return str(job.options.get("kv_type") or "f16")
 
 
 def record(job: Job, path: Path, windows: Array, out: Path, progress: Progress) -> None:
-    """Write the log-probabilities of the file in `path`, of the first windows, to `out`."""
+    """Write the log-probabilities of the GGUF file in `path`, of the first windows, to `out`."""
+    from .runners.gguf import LlamaRunner
+
     runner = LlamaRunner(path, threads_of(job))
     try:
         count = _count(runner, windows)
@@ -68,15 +75,13 @@ def record(job: Job, path: Path, windows: Array, out: Path, progress: Progress) 
 def run(
     job: Job, path: Path, windows: Array, records: Sequence[Recorded], progress: Progress, stage: str
 ) -> Run:
-    """Run a file over the windows of the first record (without one: as many as are evaluated), once for all.
+    """Run the artifact over the windows of the first record (without one: as many as are evaluated), once for all.
 
     Raises SourceUnreadable for a record of other windows.
     """
-    runner, compared, found = (
-        LlamaRunner(path, threads_of(job), kv_of(job)),
-        [Comparison() for _ in records],
-        [],
-    )
+    module = of_format(format_of(job))
+    runner: LanguageRunner = module.load_language(path, threads_of(job), kv_of(job))
+    compared, found = [Comparison() for _ in records], []
     try:
         count = min(records[0].count, len(windows)) if records else _count(runner, windows)
         for index in range(count):
@@ -101,11 +106,10 @@ def _hold(comparison: Comparison, recorded: Recorded, index: int, rows: Array) -
     comparison.add(expected, rows)
 
 
-def _count(runner: LlamaRunner, windows: Array) -> int:
-    model = runner.model
-    return windows_to_run(len(windows), windows.shape[1], model.vocabulary, model.parameters)
+def _count(runner: LanguageRunner, windows: Array) -> int:
+    return windows_to_run(len(windows), windows.shape[1], runner.vocabulary, runner.parameters)
 
 
-def _rows(runner: LlamaRunner, window: Array) -> Array:
+def _rows(runner: LanguageRunner, window: Array) -> Array:
     """Log-probabilities of one window at the evaluated positions: float32."""
     return log_probabilities(runner.logits(window, first=first_position(len(window)), last=len(window) - 1))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 
@@ -22,6 +22,8 @@ class Audit:
     float_ops: tuple[str, ...]
     """Operators with weights or multiply-accumulates left in float, as in "CONV_2D 'features/0'"."""
     file_bytes: int
+    apart: Mapping[str, int] = field(default_factory=dict)
+    """What of `weight_bytes` the format's schemes never touch, as a language model's tables beside linear layers."""
 
     def weight_share(self, dtypes: Iterable[str]) -> float | None:
         """Share (0..1) of the weight bytes that these dtypes hold; None for a file without weights."""
@@ -42,7 +44,7 @@ def audit(path: Path, file_format: str) -> Audit | None:
 
     One module of this folder a format (`tflite.py`, `onnx.py`), each with `count(path) -> Audit`.
     """
-    name = f"{__name__}.{file_format}"
+    name = f"{__name__}.{file_format.replace('-', '_')}"
     if importlib.util.find_spec(name) is None:
         return None
     counted: Audit = importlib.import_module(name).count(path)

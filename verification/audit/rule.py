@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ...targets.facts import BLOCK_BITS
 from . import Audit
@@ -72,8 +72,15 @@ def shares(audit: Audit, weights: str, compute: str) -> Shares:
     """Hold an audit against the scheme's weight dtype and compute dtype (names of `facts.DTYPE_BITS`).
 
     Refused is a file of which less than half is in the asked form, or in quantized blocks of any width where
-    integers were asked for; and one that holds nothing at all of what was asked for.
+    integers were asked for; and one that holds nothing at all of what was asked for. What the format keeps apart is
+    not counted.
     """
+    if audit.apart:
+        audit = replace(
+            audit,
+            weight_bytes={name: n - audit.apart.get(name, 0) for name, n in audit.weight_bytes.items()},
+            apart={},
+        )
     weight_share = audit.weight_share(forms(weights))
     mac_share = audit.mac_share(SAME_FORM.get(compute, (compute,)))
     warnings: list[str] = []

@@ -49,13 +49,42 @@ class Runner(Protocol):
         """Run once more on the last feeds, doing nothing but the inference: what latency is measured on."""
 
 
+class LanguageRunner(Protocol):
+    """One loaded language model, from `load_language(path, threads, kv)` of its format's module.
+
+    The module's `PROOF`, where it has one, says what running it shows where that is not the artifact's own runtime.
+    """
+
+    @property
+    def vocabulary(self) -> int:
+        """How many logits a position has."""
+
+    @property
+    def parameters(self) -> int:
+        """How many weights the model has."""
+
+    def logits(
+        self, window: np.ndarray[Any, Any], *, first: int = 0, last: int | None = None
+    ) -> np.ndarray[Any, Any]:
+        """Logits after each token from position `first` to before `last`: float32 (last - first, vocabulary)."""
+
+    def close(self) -> None:
+        """Free everything."""
+
+
 def load(path: Path, file_format: str, *, threads: int = 1) -> Runner | None:
     """Load `path` for inference; None when no runner knows the format.
 
     One module of this folder a format (`tflite.py`, `onnx.py`), each with `load(path, threads) -> Runner`.
     """
-    name = f"{__name__}.{file_format}"
-    if importlib.util.find_spec(name) is None:
+    module = of_format(file_format)
+    if module is None:
         return None
-    runner: Runner = importlib.import_module(name).load(path, threads)
+    runner: Runner = module.load(path, threads)
     return runner
+
+
+def of_format(file_format: str) -> Any:
+    """The module of this folder that runs a format ("compressed-tensors": compressed_tensors.py), or None."""
+    name = f"{__name__}.{file_format.replace('-', '_')}"
+    return importlib.import_module(name) if importlib.util.find_spec(name) is not None else None

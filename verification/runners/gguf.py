@@ -37,6 +37,16 @@ class LlamaRunner:
         self._size = (0, 0)
         self._last: Array = np.zeros(0, np.int64)
 
+    @property
+    def vocabulary(self) -> int:
+        """How many logits a position has."""
+        return self.model.vocabulary
+
+    @property
+    def parameters(self) -> int:
+        """How many weights the model has."""
+        return self.model.parameters
+
     def close(self) -> None:
         """Free everything."""
         if self._context is not None:
@@ -167,3 +177,8 @@ def _timed(call: Callable[[], None], runs: int) -> list[float]:
 def load(path: Path, threads: int) -> LlamaRunner:
     """Load the file at `path` for `threads` threads."""
     return LlamaRunner(path, threads)
+
+
+def load_language(path: Path, threads: int, kv: str) -> LlamaRunner:
+    """The same with keys and values kept in `kv`."""
+    return LlamaRunner(path, threads, kv)
