@@ -85,6 +85,19 @@ _TENSORRT = (
         "--builder-level", metavar="N", type=int, help="TensorRT: 0 builds fastest, 5 searches most."
     ),
 )
+_LANGUAGE = (
+    click.option(
+        "--chat-template",
+        is_flag=True,
+        help='Calibrate on "messages" of a .jsonl in the model\'s own chat format.',
+    ),
+    click.option(
+        "--resume",
+        type=click.Path(path_type=Path),
+        metavar="DIR",
+        help="vLLM: keep finished layers here, and go on from them after a kill.",
+    ),
+)
 
 
 def _options(*options: Callable[[Any], Any]) -> Callable[[Command], Command]:
@@ -127,7 +140,7 @@ def modelport() -> None:
 @click.option("--force", is_flag=True, help="Convert although it does not fit.")
 @click.option("--keep", is_flag=True, help="Publish although the fidelity is below the budget.")
 @click.option("--no-samples", is_flag=True, help="Publish no held-out samples beside the artifact.")
-@_options(*_GGUF, *_COREML, *_TENSORRT, *_COMMON)
+@_options(*_GGUF, *_LANGUAGE, *_COREML, *_TENSORRT, *_COMMON)
 def convert(
     *,
     as_json: bool,

@@ -47,6 +47,10 @@ class Request:
     """Quantize weights again that are low-bit already."""
     prompt: str | None = None
     """A text that the finished language model continues."""
+    chat_template: bool = False
+    """Read "messages" of a .jsonl of calibration text, and write them out in the model's own chat format."""
+    resume: Path | None = None
+    """A folder that finished layers are kept in, so that a run that was killed goes on from there."""
     kv_type: str | None = None
     """Dtype of the KV cache that the model is judged with."""
     deployment_target: str | None = None

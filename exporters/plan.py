@@ -88,6 +88,8 @@ READ_BY: Mapping[str, tuple[str, ...]] = {
     "two_step": ("gguf",),
     "requantize": ("gguf",),
     "prompt": ("gguf",),
+    "chat_template": ("gguf", "vllm"),
+    "resume": ("vllm",),
     "kv_type": ("gguf",),
     "tensor_parallel": ("vllm",),
     "deployment_target": ("coreml",),
