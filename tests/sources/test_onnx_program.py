@@ -2,59 +2,31 @@
 
 from __future__ import annotations
 
-import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import helper, numpy_helper
 
 from modelport.sources.loading import onnx_program
 from modelport.sources.loading.onnx_program.dtypes import to_torch
-from modelport.sources.loading.onnx_program.operators import OPERATORS
 from modelport.targets.errors import Unsupported
+from onnx_node_cases import LACKING, cases, check, lacking
 
 pytestmark = pytest.mark.slow
 
-LACKING = {
-    "wide unsigned integers, which torch cannot compute with": ("uint16", "uint32", "uint64", "bitwise_not_3d"),
-    "the order of equal values, which torch leaves open": ("top_k_same_values",),
-    "sizes of zero": ("zero_size", "allowzero_reordered"),
-    "forms that are refused by name": (
-        "with_argmax", "training", "attention_", "averagepool_2d_dilations", "averagepool_2d_ceil_last_window",
-        "averagepool_3d_dilations", "antialias", "cubic", "tf_crop", "resize_downsample_sizes_nearest_not",
-        "lstm_with_peephole_and", "rnn_seq_length", "gru_seq_length", "layout", "depthtospace_", "reduce_max_empty",
-        "reduce_min_empty", "spacetodepth_crd", "blocked", "bfloat16", "bf16", "FLOAT_to", "float16_to", "_INT4",
-        "_UINT4", "FLOAT8", "e8m0", "reversed_scales",
-    ),
-}  # fmt: skip
-"""Cases of covered operators that do not pass, by part of their names: what a user of that form will be told."""
 
-
-def _cases() -> list[Any]:
-    from onnx.backend.test.case.node import collect_testcases
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        found = collect_testcases(None)
-    out = [part for parts in LACKING.values() for part in parts]
-    return [
-        case
-        for case in found
-        if case.model is not None
-        and case.data_sets
-        and len(case.model.graph.node) == 1
-        and case.model.graph.node[0].op_type in OPERATORS
-        and {entry.domain for entry in case.model.opset_import} <= {"", "ai.onnx"}
-        and not any(part in case.name for part in out)
-    ]
-
-
-def _numbers(values: Any) -> list[np.ndarray[Any, Any]] | None:
-    arrays = [np.asarray(value) for value in values]
-    return None if any(array.dtype.kind not in "fiub" for array in arrays) else arrays
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Threads only wait for each other in models as small as these."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def run(
@@ -76,32 +48,17 @@ def run(
     return [value.numpy() for value in loaded.module(*[to_torch(array) for array in live])]
 
 
-def test_the_standards_own_cases_of_every_covered_operator() -> None:
-    failed, passed = [], 0
-    for case in _cases():
-        inputs, outputs = (_numbers(side) for side in case.data_sets[0])
-        if inputs is None or outputs is None:
-            continue
-        known = {i for i, array in enumerate(inputs) if i and array.ndim <= 1}
-        try:
-            try:
-                given = run(case.model, inputs, set())
-            except Unsupported:
-                given = run(case.model, inputs, known or {0})
-            for wanted, got in zip(outputs, given, strict=False):
-                assert (wanted.shape, wanted.dtype) == (got.shape, got.dtype)
-                loose = wanted.dtype == np.float16
-                np.testing.assert_allclose(
-                    got.astype(np.float64),
-                    wanted.astype(np.float64),
-                    rtol=1e-2 if loose else 1e-4,
-                    atol=1e-2 if loose else 1e-5,
-                )
-            passed += 1
-        except Exception as error:
-            failed.append(f"{case.name}: {type(error).__name__} {str(error)[:200]}")
-    assert failed == []
-    assert passed > 600
+def test_the_standards_own_cases_pass_but_for_those_that_are_named() -> None:
+    failed, total = {}, 0
+    for case in cases():
+        total += 1
+        reason = check(case, export=False)
+        if reason:
+            failed[case.name] = reason
+    assert {name: reason for name, reason in failed.items() if not lacking(name)} == {}
+    unused = [p for parts in LACKING.values() for p in parts if not any(n.startswith(p) for n in failed)]
+    assert unused == []  # what passes leaves the list
+    assert total > 1700
 
 
 def graph(
@@ -128,7 +85,7 @@ def test_what_does_not_depend_on_the_inputs_is_computed_beforehand() -> None:
         {"x": [2, 3, 4]}, ["y"], last=np.array([2]), minus=np.array([-1]),
     )  # fmt: skip
     loaded = onnx_program.build(model, Path("m.onnx"), 8)
-    assert [step.op for step in loaded.module._steps] == ["Shape", "Reshape"]
+    assert [step.op for step in loaded.module._steps] == ["Reshape"]
     assert loaded.module(*loaded.example)[0].shape == (6, 4)
 
 
@@ -151,7 +108,7 @@ def test_a_known_branch_and_a_counted_loop_are_unrolled() -> None:
     ("node", "words"),
     [
         (helper.make_node("NonZero", ["x"], ["y"], name="which"), "NonZero"),
-        (helper.make_node("Resize", ["x", "", "s"], ["y"], name="which", mode="cubic"), "cubic"),
+        (helper.make_node("Resize", ["x", "", "s"], ["y"], name="which", mode="lanczos"), "lanczos"),
         (
             helper.make_node("Mul", ["x", "x"], ["y"], name="which", domain="com.microsoft"),
             "com.microsoft.Mul",
@@ -175,7 +132,6 @@ def test_a_free_axis_that_cannot_be_guessed_is_refused() -> None:
 
 def test_a_file_of_digits_becomes_the_program_that_onnx_runtime_runs(digits: Path) -> None:
     import onnxruntime
-    import torch
 
     loaded = onnx_program.load(digits / "digits.onnx", {})
     images = np.random.default_rng(0).standard_normal(tuple(loaded.example[0].shape), np.float32)

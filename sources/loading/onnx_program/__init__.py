@@ -61,7 +61,7 @@ def build(model: onnx.ModelProto, path: Path, sequence: int) -> TorchModel:
 
 
 def _example(value: onnx.ValueInfoProto, sequence: int, where: str) -> torch.Tensor:
-    """Ones in the shape of an input, free axes fixed."""
+    """Ones, or integers of zero, in the shape of an input, free axes fixed."""
     import torch
 
     from .dtypes import DTYPES
@@ -85,6 +85,8 @@ def _example(value: onnx.ValueInfoProto, sequence: int, where: str) -> torch.Ten
                 f"leaves axis {axis} free", where=place, mend="Export the model with that size fixed"
             )
     try:
-        return torch.ones(sizes, dtype=DTYPES[tensor.elem_type])
+        # Whatever an integer indexes has a place 0.
+        dtype = DTYPES[tensor.elem_type]
+        return torch.ones(sizes).to(dtype) if dtype.is_floating_point else torch.zeros(sizes, dtype=dtype)
     except RuntimeError as error:
         raise ConversionFailed(str(error), where=place) from error

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from onnx import TensorProto
+from onnx import TensorProto, helper
 
 if TYPE_CHECKING:
     from .call import Call
@@ -41,7 +41,10 @@ DTYPES: dict[int, torch.dtype] = {
 NUMBERS: dict[torch.dtype, int] = {dtype: number for number, dtype in reversed(DTYPES.items())}
 """ONNX's number of a torch dtype; of those that share one, the type itself."""
 
-_BITS = {torch.bfloat16: np.dtype(np.int16), **dict.fromkeys(FLOAT8.values(), np.dtype(np.uint8))}
+_BITS: dict[torch.dtype, np.dtype[Any]] = {
+    torch.bfloat16: np.dtype(np.int16),
+    **dict.fromkeys(FLOAT8.values(), np.dtype(np.uint8)),
+}
 """Types that pass between torch and NumPy by their bits."""
 
 _BY_NAME = {str(dtype).removeprefix("torch."): dtype for dtype in _BITS}
@@ -63,11 +66,9 @@ def to_numpy(value: torch.Tensor) -> Array:
     """The tensor's values, in the dtypes of ml_dtypes where NumPy has none of its own."""
     value = value.detach().contiguous()
     if value.dtype not in _BITS:
-        return value.numpy()
-    import ml_dtypes
-
+        return np.asarray(value.numpy())
     bits = torch.int16 if value.dtype == torch.bfloat16 else torch.uint8
-    return value.view(bits).numpy().view(getattr(ml_dtypes, str(value.dtype).removeprefix("torch.")))
+    return np.asarray(value.view(bits).numpy().view(helper.tensor_dtype_to_np_dtype(NUMBERS[value.dtype])))
 
 
 WIDE = (torch.uint16, torch.uint32, torch.uint64)

@@ -94,4 +94,17 @@ def _extended(call: Call, whole: torch.Tensor, axis: int, amount: int) -> torch.
     return torch.cat([whole, tail], axis)
 
 
-OPERATORS: dict[str, Operator] = {"Conv": conv, "ConvTranspose": conv_transpose}
+def col2im(call: Call) -> torch.Tensor:
+    """Columns of blocks, summed back into an image of two axes."""
+    image, block = call.ints(1) or [], call.ints(2) or []
+    pads = list(call.get("pads") or [0] * (2 * len(image)))
+    if len(image) != 2:
+        raise call.refuse(f"over {len(image)} spatial axes")
+    whole = [size + pads[axis] + pads[axis + 2] for axis, size in enumerate(image)]
+    made = F.fold(
+        call.tensor(0), whole, block, dilation=call.get("dilations") or 1, stride=call.get("strides") or 1
+    )
+    return made[:, :, pads[0] : pads[0] + image[0], pads[1] : pads[1] + image[1]]
+
+
+OPERATORS: dict[str, Operator] = {"Conv": conv, "ConvTranspose": conv_transpose, "Col2Im": col2im}

@@ -30,8 +30,16 @@ def _many(function: Callable[[Any, Any], Any]) -> Operator:
 
 def div(call: Call) -> torch.Tensor:
     """Integers are divided towards zero."""
-    a, b = call.tensor(0), call.tensor(1)
-    return a / b if a.is_floating_point() else widened(_quotient)(a, b)
+    a = call.tensor(0)
+    return a / call.tensor(1) if a.is_floating_point() else widened(_quotient)(a, _divisor(call))
+
+
+def _divisor(call: Call) -> torch.Tensor:
+    """Integer division by zero is undefined: 1 takes its place, so that no value can stop a program."""
+    b = call.tensor(1)
+    if b.is_floating_point() or not isinstance(call.inputs[1], torch.Tensor):
+        return b
+    return widened(lambda each: torch.where(each == 0, torch.ones_like(each), each))(b)
 
 
 def _quotient(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
@@ -40,8 +48,7 @@ def _quotient(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 def mod(call: Call) -> torch.Tensor:
     """The sign of the divisor, or of the dividend with fmod=1."""
-    a, b = call.tensor(0), call.tensor(1)
-    return widened(torch.fmod if call.get("fmod", 0) else torch.remainder)(a, b)
+    return widened(torch.fmod if call.get("fmod", 0) else torch.remainder)(call.tensor(0), _divisor(call))
 
 
 def power(call: Call) -> torch.Tensor:

@@ -88,6 +88,18 @@ def compress(call: Call) -> torch.Tensor:
     return torch.index_select(x.reshape(-1) if axis is None else x, axis or 0, keep)
 
 
+def tensor_scatter(call: Call) -> torch.Tensor:
+    """A cache with new rows from each sample's own place on, around the end where it is circular."""
+    cache, update = call.tensor(0), call.tensor(1)
+    axis = call.get("axis", -2) % cache.dim()
+    first = call.tensor(2).long() if call.has(2) else torch.zeros(cache.shape[0], dtype=torch.int64)
+    places = first[:, None] + torch.arange(update.shape[axis])
+    places = places % cache.shape[axis] if call.get("mode", "linear") == "circular" else places
+    shape = [cache.shape[0]] + [1] * (cache.dim() - 1)
+    shape[axis] = update.shape[axis]
+    return torch.scatter(cache, axis, places.reshape(shape).expand(update.shape), update)
+
+
 def reverse_sequence(call: Call) -> torch.Tensor:
     """The first elements of each sequence, in reverse."""
     x, lengths = call.tensor(0), call.tensor(1).long()
@@ -102,5 +114,5 @@ def reverse_sequence(call: Call) -> torch.Tensor:
 OPERATORS: dict[str, Operator] = {
     "Gather": gather, "GatherElements": gather_elements, "GatherND": gather_nd, "Scatter": scatter_elements,
     "ScatterElements": scatter_elements, "ScatterND": scatter_nd, "OneHot": one_hot, "Compress": compress,
-    "ReverseSequence": reverse_sequence,
+    "ReverseSequence": reverse_sequence, "TensorScatter": tensor_scatter,
 }  # fmt: skip

@@ -10,11 +10,19 @@ import torch.nn.functional as F
 from ..call import Call, Operator
 
 
-def batch_norm(call: Call) -> torch.Tensor:
-    """With the running statistics: inference."""
-    if call.get("training_mode", 0) or call.outputs > 1:
-        raise call.refuse("in training mode")
+def batch_norm(call: Call) -> torch.Tensor | tuple[torch.Tensor, ...]:
+    """With the running statistics: inference; in training mode with its own, which it mixes into them."""
     x = call.tensor(0)
+    if call.get("training_mode", 0):
+        axes, kept = [axis for axis in range(x.dim()) if axis != 1], call.get("momentum", 0.9)
+        mean, variance = x.mean(axes), x.var(axes, correction=0)
+        shape = [1, -1] + [1] * (x.dim() - 2)
+        scale = call.tensor(1) * torch.rsqrt(variance + call.get("epsilon", 1e-5))
+        y = (x - mean.reshape(shape)) * scale.reshape(shape) + call.tensor(2).reshape(shape)
+        mixed = (call.tensor(3) * kept + mean * (1 - kept), call.tensor(4) * kept + variance * (1 - kept))
+        return (y, *mixed)[: call.outputs]
+    if call.outputs > 1:
+        raise call.refuse("of opset 8 in training mode")
     return F.batch_norm(
         x, call.tensor(3).to(x.dtype), call.tensor(4).to(x.dtype), call.tensor(1).to(x.dtype),
         call.tensor(2).to(x.dtype), False, 0.0, call.get("epsilon", 1e-5),

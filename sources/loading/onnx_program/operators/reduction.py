@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -78,6 +79,17 @@ def cumulative(call: Call) -> torch.Tensor:
     return torch.flip(total, [axis]) if backwards else total
 
 
+def cumulative_product(call: Call) -> torch.Tensor:
+    """CumProd, forwards or backwards, with or without the element itself."""
+    x, axis = call.tensor(0), int(call.known(1).reshape(-1)[0])
+    backwards = bool(call.get("reverse", 0))
+    x = torch.flip(x, [axis]) if backwards else x
+    if call.get("exclusive", 0):
+        x = torch.cat([torch.ones_like(x.narrow(axis, 0, 1)), x.narrow(axis, 0, x.shape[axis] - 1)], axis)
+    total = torch.cumprod(x, axis, dtype=x.dtype)
+    return torch.flip(total, [axis]) if backwards else total
+
+
 def top_k(call: Call) -> tuple[torch.Tensor, torch.Tensor]:
     """The k largest or smallest with their places."""
     k = int(call.known(1).reshape(-1)[0]) if call.has(1) else int(call.get("k"))
@@ -101,6 +113,7 @@ OPERATORS: dict[str, Operator] = {
     "ArgMax": arg(torch.argmax),
     "ArgMin": arg(torch.argmin),
     "CumSum": cumulative,
+    "CumProd": cumulative_product,
     "TopK": top_k,
 }
 
@@ -110,5 +123,10 @@ def _extreme(function: Callable[..., Any], x: torch.Tensor, axes: list[int], kee
         return x
     if x.dtype == torch.bool:
         return _extreme(function, x.to(torch.uint8), axes, keep)
+    if not x.numel():
+        # The identity: the least of nothing is the largest value that there is.
+        limits = torch.finfo(x.dtype) if x.is_floating_point() else torch.iinfo(x.dtype)
+        least, most = (-math.inf, math.inf) if x.is_floating_point() else (limits.min, limits.max)
+        return torch.full_like(x.sum(axes, keepdim=keep), least if function is torch.amax else most)
     result: torch.Tensor = function(x, axes, keepdim=keep)
     return result

@@ -209,6 +209,7 @@ OPERATORS: dict[str, Operator] = {
     "Transpose": transpose, "Flatten": flatten, "Squeeze": squeeze, "Unsqueeze": unsqueeze, "Concat": concat,
     "Split": split, "Slice": slice_, "Expand": expand, "Tile": tile, "Pad": pad,
     "ConstantOfShape": constant_of_shape, "Identity": lambda call: call.tensor(0),
+    "OptionalGetElement": lambda call: call.tensor(0), "OptionalHasElement": lambda call: np.array(call.has(0)),
     "Dropout": dropout, "Range": arange,
     "DepthToSpace": depth_to_space, "SpaceToDepth": space_to_depth, "Trilu": trilu, "EyeLike": eye_like,
 }  # fmt: skip
