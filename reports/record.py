@@ -110,6 +110,7 @@ def build(
             "verdict": checked.verdict.verdict,
             "conversion_bytes": checked.conversion_bytes or None,
             "terms": [dataclasses.asdict(term) for term in checked.verdict.terms],
+            "serving": job.options.get("serving"),
         },
         "warnings": warnings,
         "notes": list(dict.fromkeys(note for step in _telling(chosen) for note in done[step].notes)),

@@ -157,8 +157,15 @@ def test_a_split_through_weights_that_share_a_scale_does_not_fit_and_others_are_
     assert "11008 split over 4 GPUs leaves 2752" in judged.reason
     assert any(other.change == "--tensor-parallel 2" for other in judged.alternatives)
     assert verdict("llama-2-7b", quant="w8a8-int8", tensor_parallel=4).verdict == "fits"
-    small = Device("small", "Small", "gpu", memory_bytes=6 * GB, bandwidth=1e12)
-    assert plan("llama-2-7b", small, "w4a16-gptq", context=512).fewest_gpus == 2
+    # Two of these are too small, and four or eight would cut groups.
+    small = Device("small", "Small", "gpu", memory_bytes=4_600_000_000, bandwidth=1e12)
+    fits = [plan("llama-2-7b", small, "w8a8-int8", context=512, tensor_parallel=n).verdict for n in (2, 4)]
+    assert fits == ["does not fit", "fits"]
+    assert plan("llama-2-7b", small, "w8a8-int8", context=512).fewest_gpus == 4
+    smaller = dataclasses.replace(small, memory_bytes=4_000_000_000)
+    cut = plan("llama-2-7b", smaller, "w4a16-gptq", context=512, tensor_parallel=4)
+    assert sum((cut.weight_bytes, cut.kv_bytes, cut.activation_bytes, cut.runtime_bytes)) < cut.usable_bytes
+    assert (cut.verdict, cut.fewest_gpus) == ("does not fit", None)
 
 
 # What fits
@@ -180,6 +187,18 @@ def test_a_size_that_the_exporter_counted_is_shared_out_like_the_weights():
     guessed = plan("llama-2-7b", tensor_parallel=4).weight_bytes / plan("llama-2-7b").weight_bytes
     assert four.weight_bytes / one.weight_bytes == pytest.approx(guessed)
     assert four.longest_context > plan("llama-2-7b", tensor_parallel=2, sizes=counted).longest_context
+
+
+def test_activations_are_reserved_for_what_goes_through_at_once_in_16_bits():
+    most = VLLM.server.batched_tokens
+    width = 2 * 4096 + 3 * 32 * 128 + 2 * 11008
+    few, many = (plan("llama-2-7b", "b200", batch=batch, context=1024) for batch in (1, 16))
+    assert few.activation_bytes == 1024 * width * 2 + 32000 * 4
+    assert many.activation_bytes == most * width * 2 + 16 * 32000 * 4
+    # A W8A8 model has 8-bit products, and 16 bits between them.
+    assert plan("llama-2-7b", "b200", "w8a8-int8", context=1024).activation_bytes == few.activation_bytes
+    half = plan("llama-2-7b", "b200", context=1024, tensor_parallel=2)
+    assert half.activation_bytes == 1024 * (2 * 4096 + (width - 2 * 4096) // 2) * 2 + 32000 * 4
 
 
 def test_more_gpus_are_among_the_alternatives():
