@@ -97,6 +97,10 @@ class Step:
     outputs: Mapping[str, int]
     alias: bool = False
     """True when the outputs are views of the first input (reshape, permute, slice) and take no memory."""
+    name: str = ""
+    """The operator's name, as in `OpFact.name`; likewise its kind and class."""
+    kind: str = ""
+    op_class: str = ""
 
 
 def liveness(steps: Sequence[Step], inputs: Mapping[str, int], outputs: Iterable[str]) -> int:

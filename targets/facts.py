@@ -83,6 +83,25 @@ class OpFact:
 
 
 @dataclass(frozen=True)
+class PeakFact:
+    """The moment of a graph at which most activations are alive, with norms and activation functions fused.
+
+    Runtimes fold what works element by element into the operator before it, so that it takes no memory of its own.
+    """
+
+    elements: int
+    """Alive at once at batch 1."""
+    operator: str
+    """Name of the operator that runs then."""
+    kind: str
+    tensor: str
+    """Name of the largest of what is alive."""
+    tensor_elements: int
+    floor: int
+    """The most that any single operator reads and writes: no order of operators needs less."""
+
+
+@dataclass(frozen=True)
 class LlmFacts:
     """The geometry of a decoder-only language model, from config.json."""
 
@@ -119,6 +138,8 @@ class ModelFacts:
     """Empty when the source carries no graph that can be read without its framework."""
     peak_activations: int | None = None
     """Largest number of activation elements alive at once at batch 1; None when unknown."""
+    peak: PeakFact | None = None
+    """Where the peak is as a fusing runtime has it; None when unknown."""
     llm: LlmFacts | None = None
     assumed: Mapping[str, int] = field(default_factory=dict)
     """Sizes that were assumed for free dimensions, as in {"batch": 1, "sequence": 128}."""

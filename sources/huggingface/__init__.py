@@ -93,6 +93,7 @@ def inspect(source: Source, *, sequence: int = 128) -> ModelFacts:
         outputs=outputs,
         ops=tuple(traced[0].ops) if traced else (),
         peak_activations=traced[0].peak(traced[1]) if traced else None,
+        peak=traced[0].fused_peak(traced[1]) if traced else None,
         assumed=assumed,
         notes=tuple(notes),
     )

@@ -7,11 +7,11 @@ gives the expected weights of a checkpoint, its FLOPs and its peak activations, 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 
-from ...targets.facts import OpFact
-from .. import flops
+from ...targets.facts import OpFact, PeakFact
+from .. import flops, peaks
 from ..flops import Step
 
 
@@ -56,7 +56,8 @@ class Tracer:
         out = Value(f"{len(self.steps)}:{name}", tuple(shape))
         moved = 0 if alias else out.size + sum(value.size for value in inputs)
         self.ops.append(OpFact(name, kind, op_class, operations, weights, moved))
-        self.steps.append(Step([value.name for value in inputs], {out.name: out.size}, alias))
+        names = [value.name for value in inputs]
+        self.steps.append(Step(names, {out.name: out.size}, alias, name, kind, op_class))
         return out
 
     def embedding(self, name: str, rows: int, width: int, ids: Value) -> Value:
@@ -140,3 +141,9 @@ class Tracer:
     def peak(self, *outputs: Value) -> int:
         """Largest number of activation elements alive at once, `outputs` kept to the end."""
         return flops.liveness(self.steps, self.inputs, [value.name for value in outputs])
+
+    def fused_peak(self, *outputs: Value) -> PeakFact | None:
+        """Where the peak is with norms and activation functions fused, `outputs` kept to the end."""
+        found = peaks.find(self.steps, self.inputs, [value.name for value in outputs])
+        # Values are called "<step>:<operator>", which tells them apart; people know the operator.
+        return found and replace(found, tensor=found.tensor.partition(":")[2] or found.tensor)

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from math import prod
 from typing import Any
 
-from ...targets.facts import Dim, IoFact, ModelFacts, OpFact, TensorFact
-from .. import flops
+from ...targets.facts import Dim, IoFact, ModelFacts, OpFact, PeakFact, TensorFact
+from .. import flops, peaks
 from .layers import cost
 from .movement import UNKNOWN, Cost, Shape
 from .weights import Tensors, model_weights
@@ -46,6 +46,7 @@ def facts_of(config: Mapping[str, Any], tensors: Tensors, name: str, sequence: i
         outputs=tuple(_with_shape(value, trace.results) for value in outputs),
         ops=tuple(trace.ops),
         peak_activations=peak,
+        peak=trace.peak,
         assumed=assumed,
         notes=tuple(notes),
     )
@@ -164,6 +165,7 @@ class _Trace:
     results: dict[str, Shape | None] = field(default_factory=dict)
     """Shapes of the outermost model's outputs, by layer name."""
     complete: bool = True
+    peak: PeakFact | None = None
 
     def run(self, config: Mapping[str, Any], inputs: Sequence[IoFact]) -> int | None:
         """Trace the model; the peak of live activation elements, None when a shape is unknown."""
@@ -177,7 +179,9 @@ class _Trace:
         if not self.complete:
             return None
         sizes = {name: prod(shape) for name, shape in given if shape is not None}
-        return flops.liveness(self.steps, sizes, [name for name, _ in values])
+        outputs = [name for name, _ in values]
+        self.peak = peaks.find(self.steps, sizes, outputs)
+        return flops.liveness(self.steps, sizes, outputs)
 
     def _filled(self, raw: Any) -> Shape | None:
         if not isinstance(raw, list) or not 0 < len(raw) <= MAX_RANK:
@@ -250,7 +254,9 @@ class _Trace:
             self.ops.append(op)
         self.complete = self.complete and result is not None
         sizes = {label: prod(result)} if result is not None else {}
-        self.steps.append(flops.Step([name for name, _ in inputs], sizes, alias=found.view))
+        names = [name for name, _ in inputs]
+        op_class = found.parts[0].op_class if found.parts else ""
+        self.steps.append(flops.Step(names, sizes, found.view, label, kind, op_class))
         return [(label, result)]
 
 

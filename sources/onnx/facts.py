@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from math import prod
 
-from ...targets.facts import IoFact, ModelFacts, OpFact, TensorFact
-from .. import flops
+from ...targets.facts import IoFact, ModelFacts, OpFact, PeakFact, TensorFact
+from .. import flops, peaks
 from ..files.protobuf import VARINT, Message
 from .graph import SMALL, Graph, Node, Tensor, fed_inputs, in_order, read_graph, walk
 from .operators import PASSES_WEIGHTS, VIEWS, op_class, operations
@@ -41,7 +41,7 @@ def facts_of(model: Message, name: str, sequence: int) -> ModelFacts:
             notes.append(f"onnx could not infer shapes: {str(error).splitlines()[0][:200]}")
     if any(size != 1 for size in assumed.values()) or len(assumed) > 1:
         notes.append(f"Free dimensions were taken as {dict(assumed)}.")
-    ops, peak = measure(graph, shapes)
+    ops, most, peak = measure(graph, shapes)
     producer = f"{model.text(2)} {model.text(3)}".strip()
     return ModelFacts(
         kind="onnx",
@@ -51,7 +51,8 @@ def facts_of(model: Message, name: str, sequence: int) -> ModelFacts:
         inputs=fed_inputs(graph),
         outputs=graph.outputs,
         ops=ops,
-        peak_activations=peak,
+        peak_activations=most,
+        peak=peak,
         assumed=assumed,
         notes=tuple(notes),
     )
@@ -216,8 +217,10 @@ def _varint(value: int) -> bytes:
     return bytes(out)
 
 
-def measure(graph: Graph, shapes: Mapping[str, Shape]) -> tuple[tuple[OpFact, ...], int | None]:
-    """Every operator's cost, and the peak of live activation elements (None when a shape is unknown)."""
+def measure(
+    graph: Graph, shapes: Mapping[str, Shape]
+) -> tuple[tuple[OpFact, ...], int | None, PeakFact | None]:
+    """Every operator's cost, and the peak of live activations (None when a shape is unknown)."""
     stored: dict[str, int] = {tensor.name: tensor.elements for tensor in graph.initializers}
     ops: list[OpFact] = []
     steps: list[flops.Step] = []
@@ -232,11 +235,13 @@ def measure(graph: Graph, shapes: Mapping[str, Shape]) -> tuple[tuple[OpFact, ..
         ops.append(_op(node, shapes, stored))
         sizes = {name: prod(shapes[name]) for name in node.outputs if name in shapes}
         complete = complete and all(name in shapes for name in node.outputs if name)
-        steps.append(flops.Step(node.inputs, sizes, alias=node.op in VIEWS))
+        op = ops[-1]
+        steps.append(flops.Step(node.inputs, sizes, node.op in VIEWS, op.name, op.kind, op.op_class))
     inputs = {value.name: prod(shapes[value.name]) for value in fed_inputs(graph) if value.name in shapes}
     if not complete or len(inputs) < len(fed_inputs(graph)):
-        return tuple(ops), None
-    return tuple(ops), flops.liveness(steps, inputs, [value.name for value in graph.outputs])
+        return tuple(ops), None, None
+    outputs = [value.name for value in graph.outputs]
+    return tuple(ops), flops.liveness(steps, inputs, outputs), peaks.find(steps, inputs, outputs)
 
 
 def _constant_size(node: Node) -> int:

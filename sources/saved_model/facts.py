@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 
-from ...targets.facts import DTYPE_BITS, IoFact, ModelFacts, OpFact, TensorFact
-from .. import flops
+from ...targets.facts import DTYPE_BITS, IoFact, ModelFacts, OpFact, PeakFact, TensorFact
+from .. import flops, peaks
 from .costs import VIEWS, op_class, operations
 from .graph import CALLS, SMALL, VARIABLES, Node, Program, Ref, Signature, reached, variables_of
 from .variables import TF_DTYPES, Entry, read_shape
@@ -60,6 +60,7 @@ def facts_of(
         outputs=signature.outputs,
         ops=tuple(trace.ops),
         peak_activations=peak,
+        peak=trace.peak,
         assumed=assumed,
         notes=tuple(notes),
     )
@@ -136,6 +137,7 @@ class _Trace:
     ops: list[OpFact] = field(default_factory=list)
     steps: list[flops.Step] = field(default_factory=list)
     complete: bool = True
+    peak: PeakFact | None = None
 
     def run(self, signature: Signature) -> int | None:
         """Trace the signature; the peak of live activation elements, None when a shape is unknown."""
@@ -148,7 +150,9 @@ class _Trace:
         if not self.complete or any(value.shape is None for value in fed.values()):
             return None
         inputs = {value.name: prod(value.shape or ()) for value in fed.values()}
-        return flops.liveness(self.steps, inputs, [value.name for value in values])
+        outputs = [value.name for value in values]
+        self.peak = peaks.find(self.steps, inputs, outputs)
+        return flops.liveness(self.steps, inputs, outputs)
 
     def _filled(self, shape: Sequence[int] | None) -> Shape | None:
         """The shape with free sizes filled in; None when one of them cannot be known."""
@@ -229,5 +233,6 @@ class _Trace:
         values = [_Value(f"{name}:{n}", shape) for n, shape in enumerate(shapes)]
         self.complete = self.complete and all(shape is not None for shape in shapes)
         sizes = {value.name: prod(value.shape) for value in values if value.shape is not None}
-        self.steps.append(flops.Step([value.name for value in inputs], sizes, alias=node.op in VIEWS))
+        names = [value.name for value in inputs]
+        self.steps.append(flops.Step(names, sizes, node.op in VIEWS, name, node.op, kind))
         return values

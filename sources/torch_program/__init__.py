@@ -86,7 +86,7 @@ def _inspect(
 ) -> ModelFacts:
     graph = Graph(program, sequence)
     stored = {name for name, _, _ in _stored(program)}
-    ops, peak = graph.operators(stored)
+    ops, most, peak = graph.operators(stored)
     version = program.get("torch_version", "")
     return ModelFacts(
         kind=KIND,
@@ -96,7 +96,8 @@ def _inspect(
         inputs=graph.inputs(),
         outputs=graph.outputs(),
         ops=ops,
-        peak_activations=peak,
+        peak_activations=most,
+        peak=peak,
         assumed={graph.names[symbol]: value for symbol, value in graph.values.items()},
         notes=tuple(_notes(program, graph)),
     )

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from math import prod
 from typing import Any
 
-from ...targets.facts import Dim, IoFact, OpFact
-from .. import flops
+from ...targets.facts import Dim, IoFact, OpFact, PeakFact
+from .. import flops, peaks
 from ..files import jsonfile
 from ..flops import Step
 from . import operators, symbolic
@@ -151,13 +151,19 @@ class Graph:
         keys = jsonfile.parse(str(top["context"]).encode(), "out_spec")
         return [str(key) for key in keys] if isinstance(keys, list) and len(keys) == count else None
 
-    def operators(self, weights: set[str]) -> tuple[tuple[OpFact, ...], int | None]:
-        """Operators in order, and the peak of activation elements. `weights`: values that are stored."""
+    def operators(self, weights: set[str]) -> tuple[tuple[OpFact, ...], int | None, PeakFact | None]:
+        """Operators in order, and the peak of activations. `weights`: values that are stored."""
         walk = _Walk(self, weights)
         walk.run(self.graph, "", {})
         inputs = {name: prod(self.shape(meta)) for name, meta in self._user_inputs()}
-        peak = None if walk.broken else flops.liveness(walk.steps, inputs, self.output_values())
-        return tuple(walk.ops), peak
+        if walk.broken:
+            return tuple(walk.ops), None, None
+        outputs = list(self.output_values())
+        return (
+            tuple(walk.ops),
+            flops.liveness(walk.steps, inputs, outputs),
+            peaks.find(walk.steps, inputs, outputs),
+        )
 
 
 def _axis_name(axis: int, meta: Mapping[str, Any]) -> str:
@@ -250,7 +256,14 @@ class _Walk:
             )
         )
         self.steps.append(
-            Step(inputs, {prefix + n: prod(shape) if shape else 1 for n, shape in outs.items()}, alias)
+            Step(
+                inputs,
+                {prefix + n: prod(shape) if shape else 1 for n, shape in outs.items()},
+                alias,
+                self.ops[-1].name,
+                self.ops[-1].kind,
+                kind,
+            )
         )
 
 
