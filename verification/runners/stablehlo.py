@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
-import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ...targets.errors import ConversionFailed
-from . import NotChecked
+from .. import stablehlo_files
 
 Array = np.ndarray[Any, Any]
 
@@ -20,7 +17,6 @@ PROOF = (
     "Executed from the written files by JAX on the CPU: this proves the program and its weights, not a TPU's "
     "arithmetic (its products sum in another order), and says nothing of its speed."
 )
-AXES = ("data", "model")
 
 
 class StableHloRunner:
@@ -29,31 +25,17 @@ class StableHloRunner:
     proof = PROOF
 
     def __init__(self, path: Path, threads: int) -> None:
-        sizes = mesh_of(path.parent / "weights.safetensors")
         _hold_threads(threads)
         import jax
-        from jax import export
         from safetensors.flax import load_file
 
-        program = export.deserialize(bytearray(path.read_bytes()))
-        if program.nr_devices > 1 and sizes is None:
-            raise ConversionFailed("weights.safetensors does not tell the program's mesh", where=path.name)
-        devices = _devices(program.nr_devices)
-        (_, self._avals), _ = jax.tree.unflatten(program.in_tree, program.in_avals)
-        made = jax.tree.unflatten(program.out_tree, program.out_avals)
-        self._outputs = tuple(made)
-        weights = load_file(path.parent / "weights.safetensors")
-        self._places: Any = devices[0]
-        self._multiple = 1
-        weights_on: Any = devices[0]
-        if sizes is not None and program.nr_devices > 1:
-            mesh = jax.sharding.Mesh(np.array(devices).reshape(sizes), AXES)
-            on = program.in_shardings_jax(mesh)
-            (weights_on, self._places), _ = jax.tree.unflatten(program.in_tree, on)
-            self._multiple = sizes[0]
-        self._weights = jax.device_put(weights, weights_on)
-        self._call = jax.jit(program.call)
-        self._feeds: dict[str, Any] = {}
+        opened = stablehlo_files.open_program(path)
+        weights_on, self._places = opened.places()
+        self._avals, self._outputs = opened.inputs, tuple(opened.outputs)
+        self._multiple = opened.mesh[0]
+        self._weights = jax.device_put(load_file(path.parent / stablehlo_files.WEIGHTS), weights_on)
+        self._call = jax.jit(opened.program.call)
+        self._feeds: Any = {}
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -97,44 +79,11 @@ class StableHloRunner:
         jax.block_until_ready(self._call(self._weights, self._feeds))
 
 
-def mesh_of(weights: Path) -> tuple[int, int] | None:
-    """(data, model) of the mesh that a program is for, from its weights' metadata; None for one device."""
-    with weights.open("rb") as stream:
-        (length,) = struct.unpack("<Q", stream.read(8))
-        if length > weights.stat().st_size:
-            raise ConversionFailed("its header is longer than the file", where=weights.name)
-        header = json.loads(stream.read(length))
-    text = header.get("__metadata__", {}).get("mesh")
-    if not text:
-        return None
-    sizes = dict(part.split("=") for part in text.split(","))
-    return int(sizes["data"]), int(sizes["model"])
-
-
 def _hold_threads(threads: int) -> None:
     """XLA's pool in `threads` threads, where JAX has not started yet."""
     flags = os.environ.get("XLA_FLAGS", "")
     if threads == 1 and "xla_cpu_multi_thread_eigen" not in flags:
         os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_multi_thread_eigen=false".strip()
-
-
-def _devices(count: int) -> list[Any]:
-    """So many devices of the CPU, made where JAX has not started yet. Raises NotChecked where it has."""
-    import jax
-
-    try:
-        jax.config.update("jax_platforms", "cpu")
-        if count > 1:
-            jax.config.update("jax_num_cpu_devices", count)
-    except RuntimeError:
-        pass  # JAX runs already: what it has must do
-    found = jax.devices("cpu")
-    if len(found) < count:
-        raise NotChecked(
-            f"the program is for {count} devices, and JAX was started with {len(found)} "
-            f"(XLA_FLAGS=--xla_force_host_platform_device_count={count} makes as many)"
-        )
-    return list(found[:count])
 
 
 def load(path: Path, threads: int) -> StableHloRunner:

@@ -10,7 +10,7 @@ from ...job import Job, Outcome, Port, Progress
 if TYPE_CHECKING:
     from ....sources.loading.torch_model import TorchModel
     from .capture import Captured
-    from .mesh import Mesh
+    from .options import Mesh
     from .weights import Weights
 
 REQUIRES = ("torch", "jax", "flatbuffers", "safetensors")
@@ -33,9 +33,9 @@ def export(job: Job, progress: Progress) -> Outcome:
     line, and UsageError for a mesh that does not fit the model.
     """
     from ....sources.loading import torch_model
-    from . import loader, mesh, readme, weights
+    from . import loader, options, readme, weights
 
-    grid = mesh.read(job.options.get("mesh"))
+    grid = options.read(job.options, job.quant)
     path = Path(job.source_path)
     progress("make the graph", 0, 1)
     model = torch_model.load(job.source_kind, path, job.options)
@@ -43,7 +43,7 @@ def export(job: Job, progress: Progress) -> Outcome:
     progress("write the files", 0, 1)
     staging = Path(job.staging)
     (staging / ARTIFACT).write_bytes(data)
-    written = weights.write(stored, staging, "" if grid is None else mesh.describe(grid))
+    written = weights.write(stored, staging, "" if grid is None else str(grid))
     inputs = tuple(Port(name, name) for name in model.input_names)
     outputs = tuple(Port(name, name) for name in model.output_names)
     beside = (
@@ -75,9 +75,9 @@ def _traced(
         stored = weights.collect(captured.program, narrow=narrow, path=path)
         progress("trace the program", 0, 1)
         try:
-            data = program.serialized(captured, stored, signature, narrow=narrow, mesh=grid, path=path)
+            data = program.serialized(captured, stored, signature, narrow=narrow, grid=grid, path=path)
         except interpret.InconclusiveShape as error:
-            if not free or not model.dynamic:
+            if not free or not model.dynamic or (grid is not None and grid.data > 1):
                 raise interpret.as_unsupported(error, path) from error
             continue
         progress("trace the program", 1, 1)
@@ -86,8 +86,6 @@ def _traced(
 
 
 def _notes(captured: Captured, model: TorchModel, grid: Mesh | None, size: int) -> list[str]:
-    from .mesh import describe
-
     free = sorted(
         {length for shape in captured.inputs.values() for length in shape if isinstance(length, str)}
     )
@@ -106,7 +104,7 @@ def _notes(captured: Captured, model: TorchModel, grid: Mesh | None, size: int) 
         notes.append(f"Taken as 32-bit numbers, which JAX makes of wider ones by itself: {', '.join(wide)}.")
     if grid is not None:
         notes.append(
-            f"The program is for {grid.devices} devices ({describe(grid)}): jax.export records their number, and it "
-            "runs on no other."
+            f"The program is for {grid.devices} devices ({grid}): jax.export records their number, and it "
+            f"runs on no other; batches are multiples of {grid.data}."
         )
     return notes

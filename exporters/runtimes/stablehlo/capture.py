@@ -106,14 +106,13 @@ def _kept(program: ExportedProgram, model: TorchModel, name: str, axes: Mapping[
 def _symbols(
     program: ExportedProgram, model: TorchModel, free: Mapping[str, Mapping[int, str]]
 ) -> dict[str, str]:
-    """The source's word for each of torch's symbols, as in {"s77": "batch"}."""
+    """The source's word for each of torch's symbols, as in {"s77": "batch"}; two symbols of one word are one size."""
     words: dict[str, str] = {}
     for name, node in zip(model.input_names, _placeholders(program), strict=True):
         for axis, word in free.get(name, {}).items():
             symbol = str(node.meta["val"].shape[axis].node.expr)
-            if re.fullmatch(r"\w+", symbol) and symbol not in words:
-                plain = re.sub(r"\W", "_", word)
-                words[symbol] = plain if plain not in words.values() else f"{plain}_{len(words)}"
+            if re.fullmatch(r"\w+", symbol):
+                words.setdefault(symbol, re.sub(r"\W", "_", word))
     return words
 
 

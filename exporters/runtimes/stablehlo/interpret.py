@@ -151,5 +151,5 @@ def _as_said(result: Any, said: Any, meeting: bool, careful: bool) -> Any:
 def as_unsupported(error: InconclusiveShape, path: str) -> Unsupported:
     """The error for a size that stays unknown although every axis was fixed."""
     return Unsupported(
-        f"a size depends on values: {error}", where=path, mend="Replace this operator in the model"
+        f"a size that must be known is not: {error}", where=path, mend="Replace this operator in the model"
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .mesh import AXES, Mesh
+from .options import AXES, Mesh
 
 NAME = "load.py"
 

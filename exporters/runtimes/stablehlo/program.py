@@ -12,10 +12,10 @@ import jax.numpy as jnp
 from jax import export
 
 from ....targets.errors import UsageError
-from . import interpret
+from . import interpret, mesh
 from .capture import Captured, Shape
-from .mesh import Mesh
 from .operators.dtypes import INTEGERS, is_float
+from .options import Mesh
 from .weights import Weights
 
 PLATFORMS = ("tpu", "cpu")
@@ -30,7 +30,7 @@ class Signature:
 
 
 def serialized(
-    captured: Captured, weights: Weights, signature: Signature, *, narrow: bool, mesh: Mesh | None, path: str
+    captured: Captured, weights: Weights, signature: Signature, *, narrow: bool, grid: Mesh | None, path: str
 ) -> bytes:
     """The function (weights by name, inputs by name) -> outputs by name, as `jax.export` serializes it.
 
@@ -57,8 +57,8 @@ def serialized(
         stored = {
             name: jax.ShapeDtypeStruct(tuple(t.shape), _dtype(t.dtype)) for name, t in weights.tensors.items()
         }
-        given = _specifications(captured, names, mesh)
-        shardings = _shardings(stored, given, mesh)
+        given = _specifications(captured, names, grid)
+        shardings = _shardings(stored, given, grid)
         return bytes(
             export.export(jax.jit(model, **shardings), platforms=PLATFORMS)(stored, given).serialize()
         )
@@ -82,47 +82,47 @@ def _user_outputs(captured: Captured, results: tuple[Any, ...]) -> list[Any]:
 
 
 def _specifications(
-    captured: Captured, names: Mapping[str, str], mesh: Mesh | None
+    captured: Captured, names: Mapping[str, str], grid: Mesh | None
 ) -> dict[str, jax.ShapeDtypeStruct]:
-    scope = export.SymbolicScope([_batches(limit, mesh) for limit in captured.limits])
+    scope = export.SymbolicScope([_batches(limit, grid) for limit in captured.limits])
     nodes = {node.name: node for node in captured.program.graph.nodes if node.op == "placeholder"}
     found = {}
     for place, shape in captured.inputs.items():
         dtype = nodes[place].meta["val"].dtype
         kind = jnp.float32 if dtype.is_floating_point else INTEGERS[dtype]
-        found[names[place]] = jax.ShapeDtypeStruct(_symbolic(shape, scope, mesh), kind)
+        found[names[place]] = jax.ShapeDtypeStruct(_symbolic(shape, scope, grid), kind)
     return found
 
 
-def _symbolic(shape: Shape, scope: export.SymbolicScope, mesh: Mesh | None) -> tuple[Any, ...]:
+def _symbolic(shape: Shape, scope: export.SymbolicScope, grid: Mesh | None) -> tuple[Any, ...]:
     """A shape as JAX has it; over a mesh, batches come in multiples of its data axis."""
-    data = 1 if mesh is None else mesh.data
+    data = 1 if grid is None else grid.data
     if shape and data > 1 and isinstance(shape[0], int) and shape[0] % data:
         raise UsageError(
             f"the model's batch is fixed at {shape[0]}, which does not divide over {data} devices",
             where="--mesh",
             mend="Export the model with a free batch axis, or ask for data=1",
         )
-    texts = [_batches(str(size), mesh) for size in shape]
+    texts = [_batches(str(size), grid) for size in shape]
     try:
         return tuple(export.symbolic_shape(",".join(texts), scope=scope)) if texts else ()
     except ValueError as error:
         raise interpret.InconclusiveShape(f"a length of {', '.join(texts)}") from error
 
 
-def _batches(text: str, mesh: Mesh | None) -> str:
+def _batches(text: str, grid: Mesh | None) -> str:
     """An expression with the batch in multiples of the mesh's data axis."""
-    return text if mesh is None or mesh.data == 1 else re.sub(r"\bbatch\b", f"({mesh.data}*batch)", text)
+    return text if grid is None or grid.data == 1 else re.sub(r"\bbatch\b", f"{grid.data}*batch", text)
 
 
 def _shardings(
-    stored: Mapping[str, jax.ShapeDtypeStruct], given: Mapping[str, jax.ShapeDtypeStruct], mesh: Mesh | None
+    stored: Mapping[str, jax.ShapeDtypeStruct], given: Mapping[str, jax.ShapeDtypeStruct], grid: Mesh | None
 ) -> dict[str, Any]:
-    if mesh is None:
+    if grid is None:
         return {}
     return {
         "in_shardings": (
-            {name: mesh.of_weight(spec.shape) for name, spec in stored.items()},
-            {name: mesh.of_input(len(spec.shape)) for name, spec in given.items()},
+            {name: mesh.of_weight(grid, spec.shape) for name, spec in stored.items()},
+            {name: mesh.of_input(grid, len(spec.shape)) for name, spec in given.items()},
         )
     }

@@ -11,7 +11,7 @@ import jax
 from jax import export
 
 from ...job import Port
-from .mesh import Mesh, describe
+from .options import Mesh
 
 NAME = "README.md"
 
@@ -54,7 +54,7 @@ def _render(artifact: str, program: Any, rows: list[str], mesh: Mesh | None) -> 
     if mesh is not None:
         flag = f"XLA_FLAGS=--xla_force_host_platform_device_count={mesh.devices}"
         lines += [
-            f"The program is for a mesh of {describe(mesh)}: {mesh.devices} devices, no more and no fewer. Without "
+            f"The program is for a mesh of {mesh}: {mesh.devices} devices, no more and no fewer. Without "
             f"that many TPUs, `{flag} JAX_PLATFORMS=cpu` makes as many of the CPU, to try it.",
             "",
         ]
