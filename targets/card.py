@@ -102,6 +102,8 @@ class Server:
     """Positions of all sequences together that go through the model at once."""
     block_tokens: int = 1
     """Tokens that the KV cache grows by."""
+    kernels_per_layer: int = 0
+    """Kernels that one pass launches in each layer, all-reduces apart. An estimate."""
 
 
 @dataclass(frozen=True)
@@ -294,6 +296,7 @@ def _read_server(table: Table) -> Server:
         memory_share=table.number("memory_share", high=1),
         batched_tokens=table.count("batched_tokens"),
         block_tokens=table.count("block_tokens", 1),
+        kernels_per_layer=table.count("kernels_per_layer", 0),
     )
     table.done()
     return server

@@ -77,7 +77,7 @@ def _residual_dtype(case: Case) -> str:
 def communication_term(case: Case, what: str, tokens: int) -> Term | None:
     """T_communication of one pass of `tokens` positions a sequence; None on one device.
 
-    All-reduce bytes / link bandwidth (the document's), the bytes by ring, and a launch for each all-reduce.
+    All-reduce bytes / link bandwidth (the document's), the bytes by ring, and what an empty all-reduce takes.
     """
     llm, link, name = case.facts.llm, case.device.link_bandwidth, f"T_communication, {what}"
     if case.gpus == 1 or llm is None:
@@ -87,14 +87,14 @@ def communication_term(case: Case, what: str, tokens: int) -> Term | None:
     times, bits = parallel.all_reduces(llm), DTYPE_BITS[_residual_dtype(case)]
     nbytes = case.batch * tokens * llm.hidden * bits / 8
     sent = parallel.ring_bytes(nbytes, case.gpus)
-    launch = case.device.launch_us or 0.0
-    value = times * (latency.communication_seconds(sent, link) + launch * 1e-6)
+    empty = parallel.ring_us(case.gpus, case.device.launch_us or 0.0)
+    value = times * (latency.communication_seconds(sent, link) + empty * 1e-6)
     return Term(
         name,
         value * 1e3,
         "ms",
         f"{times} all-reduces x ({case.batch * tokens} positions x {llm.hidden} x {bits / 8:g} B"
-        f" x 2({case.gpus} - 1)/{case.gpus} / {size(link)}/s + {launch:g} us)",
+        f" x 2({case.gpus} - 1)/{case.gpus} / {size(link)}/s + {empty:g} us)",
         True,
     )
 
@@ -108,8 +108,10 @@ def decoder_latency(case: Case) -> tuple[list[Term], Predicted]:
         rate = device.rate(case.scheme.instead)
     exchanged = [communication_term(case, "prefill", case.prompt), communication_term(case, "decode", 1)]
     prompts = _read_bytes(case, case.batch * case.prompt)
-    prefill = _together(_prefill(case, used, prompts, rate), exchanged[0])
-    decode = _together(_decode(case, used, _read_bytes(case, case.batch), rate), exchanged[1])
+    prefill = _launched(case, _together(_prefill(case, used, prompts, rate), exchanged[0]))
+    decode = _launched(
+        case, _together(_decode(case, used, _read_bytes(case, case.batch), rate), exchanged[1])
+    )
     speed = Term("tok/s", None, "tok/s", "cannot be known without prefill and decode")
     if prefill.value is not None and decode.value is not None:
         value = latency.tokens_per_second(case.batch, case.generated, prefill.value / 1e3, decode.value / 1e3)
@@ -131,6 +133,16 @@ def _read_bytes(case: Case, tokens: int) -> float:
         # The exporter counted all weights; the share that is read follows from the scheme's bits.
         nbytes *= case.size.tensor_bytes / memory.stored_bytes(case.counts, case.scheme)
     return nbytes
+
+
+def _launched(case: Case, alone: Term) -> Term:
+    """The time with the launches of a pass's kernels, where the card says how many a server runs."""
+    server, launch = case.target.server, case.device.launch_us
+    if server is None or not server.kernels_per_layer or not launch or alone.value is None:
+        return alone
+    kernels = server.kernels_per_layer * _llm(case).layers
+    formula = f"{alone.formula} + {kernels} kernels x {launch:g} us"
+    return replace(alone, value=alone.value + kernels * launch * 1e-3, formula=formula, estimate=True)
 
 
 def _together(alone: Term, exchange: Term | None) -> Term:

@@ -12,6 +12,9 @@ from .facts import LlmFacts, ModelFacts, TensorFact
 
 MOST_GPUS = 8
 """GPUs that one server with fast links between them has, as a rule."""
+HOP_US = 1.0
+"""Microseconds of one step of a ring between neighbours. An estimate: two H100 sum a small message in 6 us
+(github.com/NVIDIA/nccl/issues/1259), two steps of which and a launch of 4 us make."""
 VOCABULARY_PADDING = 64
 """vLLM pads the vocabulary to a multiple of this before it is split."""
 
@@ -132,6 +135,11 @@ def _held(tensor: TensorFact, llm: LlmFacts, gpus: int) -> float:
 def all_reduces(llm: LlmFacts) -> int:
     """Sums over all GPUs in one pass: after attention and feed-forward of each layer, and after the table."""
     return 2 * llm.layers + 1
+
+
+def ring_us(gpus: int, launch_us: float) -> float:
+    """Microseconds of an all-reduce of nothing by ring: a launch, and 2 (n - 1) steps."""
+    return launch_us + 2 * (gpus - 1) * HOP_US
 
 
 def ring_bytes(nbytes: float, gpus: int) -> float:
