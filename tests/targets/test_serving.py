@@ -396,7 +396,7 @@ def test_tokens_a_second_are_near_what_was_published():
         ).predicted  # fmt: skip
         predicted = latency.tokens_per_second(batch, answer, judged.prefill_ms / 1e3, judged.decode_ms / 1e3)
         ratios.append(predicted / measured)
-    assert 0.7 < min(ratios)
+    assert min(ratios) > 0.7
     assert 1.1 < statistics.median(ratios) < 1.5
     assert max(ratios) < 2.3
 
