@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import torch
@@ -170,8 +169,12 @@ def _unpinned() -> Iterator[None]:
     if torch.accelerator.is_available():
         yield
         return
-    with mock.patch.object(IntermediatesCache, "pin_memory"):
+    untouched = IntermediatesCache.pin_memory
+    IntermediatesCache.pin_memory = lambda *_, **__: None
+    try:
         yield
+    finally:
+        IntermediatesCache.pin_memory = untouched
 
 
 def _compressed(skeleton: Skeleton, index: int) -> list[tuple[str, memoryview]]:
