@@ -24,10 +24,11 @@ def load(path: Path, options: Mapping[str, Any]) -> TorchModel:
     Free axes are fixed: the first at 1, the tokens at `options["sequence"]` (128). Raises Unsupported, naming the
     node, for an operator or a form of it that is not covered, and for other free axes.
     """
-    import onnx
     from onnx import inliner
 
-    model = onnx.load(str(path), load_external_data=False)
+    from . import stored
+
+    model = stored.read(path)
     if model.functions:
         model = inliner.inline_local_functions(model)
     return build(model, path, int(options.get("sequence") or DEFAULT_SEQUENCE))

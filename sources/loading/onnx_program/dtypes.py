@@ -51,15 +51,16 @@ _BY_NAME = {str(dtype).removeprefix("torch."): dtype for dtype in _BITS}
 
 
 def to_torch(value: Array) -> torch.Tensor:
-    """A copy as a tensor; 2- and 4-bit types are widened to what torch computes with."""
+    """The array as a tensor on the same memory where that may be written; 2- and 4-bit types are widened."""
     dtype = _BY_NAME.get(value.dtype.name)
-    if dtype is not None:
-        return torch.from_numpy(np.array(value.view(_BITS[dtype]), copy=True)).view(dtype)
     if value.dtype.name in ("int4", "int2", "uint4", "uint2"):
         value = value.astype(np.int8 if value.dtype.name.startswith("int") else np.uint8)
     elif value.dtype.name == "float4_e2m1fn":
         value = value.astype(np.float32)
-    return torch.from_numpy(np.array(value, copy=True))
+    held = value if dtype is None else value.view(_BITS[dtype])
+    # torch knows neither read-only memory nor a byte order of its own.
+    tensor = torch.from_numpy(np.require(held, held.dtype.newbyteorder("="), ["C", "W"]))
+    return tensor if dtype is None else tensor.view(dtype)
 
 
 def to_numpy(value: torch.Tensor) -> Array:

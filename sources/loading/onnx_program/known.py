@@ -8,17 +8,15 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
-from onnx import helper, numpy_helper
+from onnx import helper
 
 from ....targets.errors import Unsupported
 from .call import Call, Refused
-from .dtypes import FLOAT4, NARROW, to_numpy
+from .dtypes import to_numpy
 from .operators import OPERATORS
+from .stored import array_of
 
 Array = np.ndarray[Any, Any]
-
-PACKED = frozenset({*NARROW, FLOAT4})
-"""Types of which a byte holds several values."""
 
 RANDOM = frozenset(
     {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli"}
@@ -36,18 +34,6 @@ def attribute(raw: onnx.AttributeProto, folder: Path) -> Any:
     if raw.type == onnx.AttributeProto.TENSOR:
         return array_of(value, folder)
     return list(value) if raw.type in (onnx.AttributeProto.INTS, onnx.AttributeProto.FLOATS) else value
-
-
-def array_of(tensor: onnx.TensorProto, folder: Path) -> Array:
-    """A tensor's values; external data in `folder` is mapped, not read, unless its bits are packed."""
-    if tensor.data_location != onnx.TensorProto.EXTERNAL:
-        return np.asarray(numpy_helper.to_array(tensor))
-    dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)
-    if tensor.data_type in PACKED or 0 in tensor.dims:
-        return np.asarray(numpy_helper.to_array(tensor, str(folder)))
-    entries = {entry.key: entry.value for entry in tensor.external_data}
-    place = int(entries.get("offset", 0))
-    return np.memmap(folder / entries["location"], dtype, "r", place, tuple(tensor.dims))
 
 
 def computed(node: onnx.NodeProto, call: Call) -> list[Any]:

@@ -17,9 +17,10 @@ import torch
 from ....targets.errors import ConversionFailed, ModelportError, Unsupported
 from .call import Call, Operator, Refused
 from .expansion import expanded
-from .known import RANDOM, Array, array_of, attribute, computed
+from .known import RANDOM, Array, attribute, computed
 from .nested import MAX_STEPS, NESTED
 from .operators import OPERATORS
+from .stored import array_of
 
 
 @dataclass(frozen=True)
