@@ -29,15 +29,13 @@ def verify(
 ) -> dict[str, Any]:
     """Check every hash, then run the artifact again on the kept samples; gives the manifest, measured anew.
 
+    A bundle that awaits another machine is verified as far as it can be here; its `state` says what it awaits.
+
     With `source`, the reference outputs are computed again too, and the source must be the one converted.
     Raises SourceUnreadable for a damaged folder, UsageError for one without samples, Unsupported where the
     artifact cannot be run here, and FidelityBelowBudget where the outputs are too far from the source's.
     """
     found = manifest.read(folder)
-    if found["state"] != "done":
-        raise UsageError(
-            f"the folder is {found['state']}", where=str(folder), mend="Complete it with modelport finish"
-        )
     problems = manifest.check_hashes(folder, found)
     if problems:
         raise SourceUnreadable(
@@ -59,15 +57,18 @@ def verify(
             f"the files have their hashes, and what they compute was not checked: {compared['not_checked']}",
             where=str(folder),
         )
-    found["fidelity"], found["proof"] = compared["fidelity"], compared.get("proof")
-    found["audit"] = record.audit_entry(compared["audit"], asked["weights"], asked["compute"])
-    found["measured"] = {
-        **found["measured"], "latency_ms": compared["latency_ms"], "speed": compared.get("speed")
-    }  # fmt: skip
+    record.measure_anew(found, compared)
+    _hold(folder, found, allowed)
+    return found
+
+
+def _hold(folder: Path, found: dict[str, Any], allowed: budgets.Budget) -> None:
+    """Refuse an artifact that breaks a rule of its runtime, or lost more than is allowed."""
+    if found["audit"] and found["audit"].get("broken"):
+        raise Unsupported("; ".join(found["audit"]["broken"]), where=str(folder / found["artifact"]))
     missed = allowed.missed(found["fidelity"]) if found["fidelity"] else ()
     if missed:
         raise FidelityBelowBudget("; ".join(missed), where=str(folder))
-    return found
 
 
 def _job(folder: Path, scratch: Path, found: dict[str, Any], source: Path | None) -> Job:
@@ -112,8 +113,9 @@ def finish(bundle: Path, *, on_progress: OnProgress | None = None) -> dict[str, 
     """Complete a bundle whose state is "awaiting ..." with its runtime's `finish(job, progress)` step.
 
     The step finds the bundle's files in `job.staging`, a copy that replaces the bundle by one rename when all
-    went well. Returns the manifest. Raises Unsupported where the runtime has no such step, and whatever that
-    step raises (as on a machine without the GPU that the bundle waits for).
+    went well. What the step made is run on the kept samples, and held to the scheme's own floor. Returns the
+    manifest. Raises Unsupported where the runtime has no such step, FidelityBelowBudget, and whatever that step
+    raises (as on a machine without the GPU that the bundle waits for).
     """
     found = manifest.read(bundle)
     if found["state"] == "done":
@@ -126,8 +128,19 @@ def finish(bundle: Path, *, on_progress: OnProgress | None = None) -> dict[str, 
         bundle, overwrite=True, need_bytes=2 * sum(f["bytes"] for f in found["files"])
     ) as stage:
         shutil.copytree(bundle, stage.content, dirs_exist_ok=True)
-        job = dataclasses.replace(_job(stage.content, stage.work, found, None), steps=(step,))
+        job = _job(stage.content, stage.work, found, None)
+        job = dataclasses.replace(job, steps=(step,), options={**job.options, "folder": str(Path.cwd())})
         outcome = isolate.run(job, on_progress=on_progress)[step]
-        record.finish_into(stage.content, found, outcome)
+        record.complete(found, outcome)
+        if (stage.content / record.KEPT / "reference.npz").is_file():
+            compare = _looking(found)[1]
+            looking = dataclasses.replace(
+                job,
+                steps=(compare,),
+                options={**job.options, "artifact": str(stage.content / found["artifact"])},
+            )
+            record.measure_anew(found, isolate.run(looking, on_progress=on_progress)[compare].data)
+            _hold(bundle, found, budgets.parse(None, found["scheme"]["min_cosine"]))
+        record.publish_again(stage.content, found)
         stage.publish()
     return manifest.read(bundle)

@@ -104,8 +104,10 @@ def build(
         "without_importance": compared.data.get("without_importance"),
         "sample": compared.data.get("sample"),
         "run": exported.data.get("run"),
+        "portability": exported.data.get("portability"),
         "audit": audited,
         "engine": placement.entry(checked.device, audited),
+        "arena": arena.entry(checked.device, exported.data.get("arena"), sizes),
         "feasibility": {
             "verdict": checked.verdict.verdict,
             "conversion_bytes": checked.conversion_bytes or None,
@@ -170,13 +172,32 @@ def publish_into(folder: Path, job: Job, written: dict[str, Any], *, keep_sample
     manifest.write(folder, written)
 
 
-def finish_into(folder: Path, written: dict[str, Any], outcome: Outcome) -> None:
-    """Rewrite manifest and report in `folder` after a bundle's last step; its files are the artifact now."""
+def complete(written: dict[str, Any], outcome: Outcome) -> None:
+    """Take up what a bundle's last step made: its files are the artifact now, and its figures are measured."""
+    told = dict(outcome.data)
     written["state"] = "done"
     if outcome.files:
         written["artifact"] = outcome.files[0]
-    written["measured"] = {**written["measured"], **outcome.data}
+    written["portability"] = told.pop("portability", written.get("portability"))
+    written["measured"] = {**written["measured"], **told}
     written["notes"] = [*written["notes"], *outcome.notes]
+
+
+def measure_anew(written: dict[str, Any], compared: Mapping[str, Any]) -> None:
+    """Take up what running and counting a published artifact gave."""
+    scheme = written["scheme"]
+    written["fidelity"], written["proof"] = compared["fidelity"], compared.get("proof")
+    written["not_checked"] = compared.get("not_checked")
+    written["audit"] = audit_entry(compared["audit"], scheme["weights"], scheme["compute"])
+    written["measured"] = {
+        **written["measured"],
+        "latency_ms": compared["latency_ms"],
+        "speed": compared.get("speed"),
+    }
+
+
+def publish_again(folder: Path, written: dict[str, Any]) -> None:
+    """Rewrite report and manifest in `folder`."""
     html.write(folder, written)
     written["files"] = manifest.file_entries(folder)
     manifest.write(folder, written)

@@ -172,6 +172,8 @@ def fidelity(console: Console, manifest: Mapping[str, Any]) -> None:
 def verified(console: Console, manifest: Mapping[str, Any]) -> None:
     """What `modelport verify` found."""
     console.print(f"{len(manifest['files'])} files have their hashes")
+    if manifest["state"] != "done":
+        console.print(f"The folder is {manifest['state']}: verified as far as it can be here.")
     fidelity(console, manifest)
 
 

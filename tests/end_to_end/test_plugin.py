@@ -66,7 +66,7 @@ def test_a_bundle_is_not_done_until_it_is_finished(
     words = ("--target", "browser", "--quant", "bundle", "--out", str(out))
     assert modelport(installed, "convert", str(digits / "digits.pt2"), *words).returncode == 0
     assert json.loads((out / "manifest.json").read_text())["state"] == "awaiting a browser"
-    assert modelport(installed, "verify", str(out)).returncode == 2
+    assert "awaiting a browser" in modelport(installed, "verify", str(out)).stdout
     finished = modelport(installed, "finish", str(out))
     assert finished.returncode == 0, finished.stderr
     manifest = json.loads((out / "manifest.json").read_text())

@@ -24,6 +24,8 @@ class Audit:
     file_bytes: int
     apart: Mapping[str, int] = field(default_factory=dict)
     """What of `weight_bytes` the format's schemes never touch, as a language model's tables beside linear layers."""
+    broken: tuple[str, ...] = ()
+    """Rules of the target's runtime that the file breaks, each naming the node: such a file is refused."""
 
     def weight_share(self, dtypes: Iterable[str]) -> float | None:
         """Share (0..1) of the weight bytes that these dtypes hold; None for a file without weights."""

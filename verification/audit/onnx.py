@@ -8,7 +8,7 @@ and other integers; int32 biases count as int32. Multiply-accumulates are those 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -50,12 +50,14 @@ FLOATS = frozenset({"float64", "float32", "float16", "bfloat16"})
 
 
 @dataclass(frozen=True)
-class _Wiring:
+class Wiring:
     """Who makes and who reads each value, and what is stored."""
 
     stored: Mapping[str, Tensor]
     made: Mapping[str, Node]
     read: Mapping[str, tuple[Node, ...]]
+    kinds: Mapping[str, str]
+    """Dtypes of values, as far as the file gives them."""
 
     def origin(self, name: str) -> tuple[str, tuple[str, ...]]:
         """The value that `name` was handed on from, and the operators on the way, nearest first."""
@@ -66,8 +68,16 @@ class _Wiring:
         return name, tuple(way)
 
 
-def count(path: Path) -> Audit:
-    """Count the file at `path`; external data is counted by its headers and never read."""
+def count(
+    path: Path, computed: Callable[[Node, Wiring], str] | None = None, *, products_only: bool = False
+) -> Audit:
+    """Count the file at `path`; external data is counted by its headers and never read.
+
+    `computed` tells the dtype that a runtime multiplies in (ONNX Runtime's, otherwise). With
+    `products_only`, tables that rows are looked up in are kept apart from the weights, and float operators are those
+    that multiply in float, not those with a float bias.
+    """
+    computed = computed or _compute_dtype
     with open_message(path) as model:
         message = model.message(7, "graph")
         if message is None:
@@ -87,21 +97,24 @@ def count(path: Path) -> Audit:
             amount = 0
             if kind in COMPUTING:
                 amount = _macs(node, kind, shapes)
-                computed = _compute_dtype(node, wiring)
-                macs[computed] += amount
-                amount = amount if computed in FLOATS else 0
+                dtype = computed(node, wiring)
+                macs[dtype] += amount
+                amount = amount if dtype in FLOATS else 0
             floating = _float_bytes(node, wiring, weights)
-            if amount or (floating and kind in COMPUTING | {"embedding"}):
+            if amount or (floating and not products_only and kind in COMPUTING | {"embedding"}):
                 left.append((-amount, -floating, f"{_kind(node)} {node.label!r}"))
-        stored_by: Counter[str] = Counter()
-        for dtype, size in weights.values():
+        stored_by, looked_up = Counter[str](), Counter[str]()
+        for name, (dtype, size) in weights.items():
             stored_by[dtype] += size
+            if products_only and all(node.op == "Gather" for node in wiring.read.get(name, ())):
+                looked_up[dtype] += size
         return Audit(
             weight_bytes=dict(sorted(stored_by.items())),
             macs=dict(sorted(macs.items())),
             operators=dict(sorted(Counter(_kind(node) for node in graph.nodes).items())),
             float_ops=tuple(name for _, _, name in sorted(left)),
             file_bytes=sum(file.stat().st_size for file in _files(path, graph)),
+            apart=dict(sorted(looked_up.items())),
         )
 
 
@@ -121,7 +134,7 @@ def _shapes(model: Message, graph: Graph) -> dict[str, tuple[int, ...]]:
         return shapes
 
 
-def _wire(graph: Graph) -> _Wiring:
+def _wire(graph: Graph) -> Wiring:
     stored: dict[str, Tensor] = {}
     made: dict[str, Node] = {}
     read: dict[str, list[Node]] = {}
@@ -135,10 +148,12 @@ def _wire(graph: Graph) -> _Wiring:
             made.update((name, node) for name in node.outputs)
             for name in dict.fromkeys(node.inputs):
                 read.setdefault(name, []).append(node)
-    return _Wiring(stored, made, {name: tuple(nodes) for name, nodes in read.items()})
+    values = (*graph.values, *graph.inputs, *graph.outputs)
+    kinds = {value.name: value.dtype for value in values}
+    return Wiring(stored, made, {name: tuple(nodes) for name, nodes in read.items()}, kinds)
 
 
-def _weights(graph: Graph, wiring: _Wiring) -> dict[str, tuple[str, int]]:
+def _weights(graph: Graph, wiring: Wiring) -> dict[str, tuple[str, int]]:
     """Dtype and bytes of every stored tensor that is a weight, by name."""
     found: dict[str, tuple[str, int]] = {}
     for name, tensor in wiring.stored.items():
@@ -159,7 +174,7 @@ def _weights(graph: Graph, wiring: _Wiring) -> dict[str, tuple[str, int]]:
     return found
 
 
-def _uses(name: str, wiring: _Wiring) -> Iterator[tuple[Node, int]]:
+def _uses(name: str, wiring: Wiring) -> Iterator[tuple[Node, int]]:
     """Readers of a stored tensor and the input by which they read it, except as a quantization parameter."""
     for node in wiring.read.get(name, ()):
         for position, given in enumerate(node.inputs):
@@ -167,7 +182,7 @@ def _uses(name: str, wiring: _Wiring) -> Iterator[tuple[Node, int]]:
                 yield node, position
 
 
-def _scales(node: Node, wiring: _Wiring) -> bool:
+def _scales(node: Node, wiring: Wiring) -> bool:
     """Whether this Mul makes the scale of a dynamically quantized product, as ONNX Runtime writes it."""
     return node.op == "Mul" and any(
         name in wiring.made
@@ -183,7 +198,7 @@ def _macs(node: Node, kind: str, shapes: Mapping[str, tuple[int, ...]]) -> int:
     return (operations(node, kind, *sizes) or 0) // 2
 
 
-def _compute_dtype(node: Node, wiring: _Wiring) -> str:
+def _compute_dtype(node: Node, wiring: Wiring) -> str:
     """The dtype that ONNX Runtime's kernel multiplies in."""
     if node.op in INTEGER_KERNELS:
         return "int8"
@@ -197,7 +212,7 @@ def _compute_dtype(node: Node, wiring: _Wiring) -> str:
     return direct.dtype if direct is not None and direct.dtype in FLOATS else "float32"
 
 
-def _quantized(name: str, wiring: _Wiring) -> str | None:
+def _quantized(name: str, wiring: Wiring) -> str | None:
     """The integer dtype that an operand was dequantized from, right before it is read; else None."""
     node = wiring.made.get(name)
     if node is None or node.op != "DequantizeLinear":
@@ -209,7 +224,7 @@ def _quantized(name: str, wiring: _Wiring) -> str | None:
     return zero.dtype if zero is not None else "uint8"
 
 
-def _requantized(node: Node, wiring: _Wiring) -> bool:
+def _requantized(node: Node, wiring: Wiring) -> bool:
     """Whether a convolution's result is quantized again: only then does ONNX Runtime fuse it to integers.
 
     A Relu in between is fused away where the zero point is the least integer, so that quantizing clips.
@@ -223,7 +238,7 @@ def _requantized(node: Node, wiring: _Wiring) -> bool:
     )
 
 
-def _least_zero(node: Node, wiring: _Wiring) -> bool:
+def _least_zero(node: Node, wiring: Wiring) -> bool:
     """Whether the zero point of a QuantizeLinear is the least integer of its dtype (uint8 without one)."""
     if len(node.inputs) < 3:
         return True
@@ -234,7 +249,7 @@ def _least_zero(node: Node, wiring: _Wiring) -> bool:
     return set(values) <= {0x80 if zero.dtype == "int8" else 0}
 
 
-def _float_bytes(node: Node, wiring: _Wiring, weights: Mapping[str, tuple[str, int]]) -> int:
+def _float_bytes(node: Node, wiring: Wiring, weights: Mapping[str, tuple[str, int]]) -> int:
     """Bytes of float weights that this node reads, directly or handed on."""
     origins = {wiring.origin(name)[0] for name in node.inputs}
     return sum(weights[name][1] for name in origins if name in weights and weights[name][0] in FLOATS)

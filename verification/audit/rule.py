@@ -72,8 +72,8 @@ def shares(audit: Audit, weights: str, compute: str) -> Shares:
     """Hold an audit against the scheme's weight dtype and compute dtype (names of `facts.DTYPE_BITS`).
 
     Refused is a file of which less than half is in the asked form, or in quantized blocks of any width where
-    integers were asked for; and one that holds nothing at all of what was asked for. What the format keeps apart is
-    not counted.
+    integers were asked for; one that holds nothing at all of what was asked for; and one that breaks a rule of its
+    runtime. What the format keeps apart is not counted.
     """
     if audit.apart:
         audit = replace(
@@ -96,5 +96,6 @@ def shares(audit: Audit, weights: str, compute: str) -> Shares:
     if "int" in compute and mac_share is not None and mac_share < EXPECTED:
         warnings.append(f"{mac_share:.1%} of the multiply-accumulates are {compute}{named}")
     held = weight_share is None or (weight_share > 0 and weight_share + other_share >= REFUSED)
-    refused = weights != "float32" and not held
+    warnings += audit.broken
+    refused = bool(audit.broken) or (weights != "float32" and not held)
     return Shares(weight_share, mac_share, tuple(warnings), refused)

@@ -122,8 +122,8 @@ class _Loaded:
         names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
         kinds = {name: trt.nptype(engine.get_tensor_dtype(name)).__name__ for name in names}
         given = {name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT}
-        self.inputs = {name: kinds[name] for name in names if name in given}
-        self.outputs = {name: kinds[name] for name in names if name not in given}
+        self.inputs: Mapping[str, str] = {name: kinds[name] for name in names if name in given}
+        self.outputs: Mapping[str, str] = {name: kinds[name] for name in names if name not in given}
 
     def shapes(self, given: Mapping[str, Shape]) -> Mapping[str, Shape]:
         """Set the inputs' shapes."""

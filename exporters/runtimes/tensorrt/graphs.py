@@ -10,7 +10,7 @@ import onnx
 from ....calibration.samples import SampleSet
 from ....targets.errors import Unsupported
 from ...job import Job, Progress
-from ...onnx import graph, ranges, settle, shapes
+from ...onnx import files, graph, ranges, settle, shapes
 from ...onnx.source import upgraded
 from . import half, placement, quantize
 
@@ -42,7 +42,7 @@ def make(job: Job, model: onnx.ModelProto, progress: Progress) -> tuple[onnx.Mod
     graph.name_nodes(model)
     exact = half.exact_nodes(model)
     if job.quant == "bf16":
-        return half.typed(model, "bf16", exact), _kept(exact, "positions and sizes are computed in it")
+        return half.typed(model, "bf16", exact), tuple(_kept(exact, "positions and sizes are computed in it"))
     return _half_range(job, model, exact, progress)
 
 
@@ -69,6 +69,7 @@ def _half_range(
     if placed is not None:
         notes += _left(model, placed)
         quantize.quantize(job, model, observed, placed)
+        files.tidy(model)
         notes.append(f"What is not {quantize.FORMS[job.quant].title} is float16.")
     return half.typed(model, "fp16", exact | beyond | _feeding(model, beyond)), tuple(notes)
 

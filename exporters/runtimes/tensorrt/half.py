@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Collection, Iterator
 from typing import Any
 
@@ -92,13 +91,28 @@ def typed(model: onnx.ModelProto, scheme: str, wide: Collection[str]) -> onnx.Mo
     graph.replace_nodes(model, list(retyper.nodes()))
     model.graph.initializer.extend(retyper.stored)
     graph.drop_unread(model)
+    _declare(model, half)
+    return files.tidy(model)
+
+
+def _declare(model: onnx.ModelProto, half: int) -> None:
+    """Say the type of every value that the nodes give: those of `<name>_half` are `<name>`'s, in half."""
+    known = {
+        value.name: value for value in (*model.graph.value_info, *model.graph.input, *model.graph.output)
+    }
+    given = {value.name for value in model.graph.output}
+    made = []
+    for name in (name for node in model.graph.node for name in node.output if name and name not in given):
+        if name in known:
+            made.append(known[name])
+        elif name.endswith("_half") and name.removesuffix("_half") in known:
+            value = onnx.ValueInfoProto()
+            value.CopyFrom(known[name.removesuffix("_half")])
+            value.name, value.type.tensor_type.elem_type = name, half
+            made.append(value)
+    copies = [onnx.ValueInfoProto.FromString(value.SerializeToString()) for value in made]
     del model.graph.value_info[:]
-    return files.tidy(onnx.shape_inference.infer_shapes(model) if _small(model) else model)
-
-
-def _small(model: onnx.ModelProto) -> bool:
-    """Whether onnx can infer shapes in memory: it serializes the model for that."""
-    return files.nbytes(model) < files.LARGEST_FILE
+    model.graph.value_info.extend(copies)
 
 
 class _Retyper:
@@ -232,14 +246,3 @@ def rounded(value: np.ndarray[Any, Any], half: int) -> np.ndarray[Any, Any]:
     import ml_dtypes
 
     return value.astype(ml_dtypes.bfloat16)
-
-
-def kernels(model: onnx.ModelProto) -> Counter[str]:
-    """Number of operators by the dtype of their first float result, for the report; needs value types."""
-    kinds = {value.name: value.type.tensor_type.elem_type for value in model.graph.value_info}
-    names = {T.FLOAT: "float32", T.FLOAT16: "float16", T.BFLOAT16: "bfloat16"}
-    return Counter(
-        names[kinds[node.output[0]]]
-        for node in model.graph.node
-        if node.op_type not in ("Cast", "QuantizeLinear") and kinds.get(node.output[0]) in names
-    )

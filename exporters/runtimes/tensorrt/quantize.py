@@ -54,6 +54,8 @@ def quantize(job: Job, model: onnx.ModelProto, observed: ranges.Ranges, placed: 
         narrow, wide = f"{value}_quantized", f"{value}_dequantized"
         nodes.append(helper.make_node("QuantizeLinear", [value, *pair], [narrow], narrow))
         nodes.append(helper.make_node("DequantizeLinear", [narrow, *pair], [wide], wide))
+        _declare(model, narrow, form.dtype, value)
+        _declare(model, wide, onnx.TensorProto.FLOAT, value)
         reads.update(dict.fromkeys(where, wide))
     weights = graph.float_weights(model)
     for (name, axis), where in placed.weights.items():
@@ -63,6 +65,8 @@ def quantize(job: Job, model: onnx.ModelProto, observed: ranges.Ranges, placed: 
         stored += [narrowed, numpy_helper.from_array(scale, f"{key}_scale"), zero]
         inputs, wide = [narrowed.name, f"{key}_scale", zero.name], f"{key}_dequantized"
         nodes.append(helper.make_node("DequantizeLinear", inputs, [wide], wide, axis=axis))
+        shape = list(weights[name].dims)
+        model.graph.value_info.append(helper.make_tensor_value_info(wide, onnx.TensorProto.FLOAT, shape))
         reads.update(dict.fromkeys(where, wide))
     for node in model.graph.node:
         for position in range(len(node.input)):
@@ -97,6 +101,16 @@ def require_products(job: Job, model: onnx.ModelProto, placed: placement.Placeme
         )
 
 
+def _declare(model: onnx.ModelProto, name: str, dtype: int, like: str) -> None:
+    """Give the new value `name` a dtype and the shape of `like`."""
+    for value in (*model.graph.value_info, *model.graph.input):
+        if value.name == like:
+            copy = model.graph.value_info.add()
+            copy.CopyFrom(value)
+            copy.name, copy.type.tensor_type.elem_type = name, dtype
+            return
+
+
 def _scale(bound: Array | np.float32, form: Form) -> Array:
     """Scales for magnitudes up to `bound`, rounded up to float16's precision so that nothing is cut off."""
     exact = np.maximum(np.asarray(bound, np.float32) / form.top, LEAST_SCALE)
@@ -121,7 +135,8 @@ def _float8(values: Array) -> Array:
     """Nearest E4M3 values, ties to even; what lies beyond 448 becomes 448."""
     import ml_dtypes
 
-    return np.clip(values, -448, 448).astype(ml_dtypes.float8_e4m3fn)
+    narrow: Array = np.clip(values, -448, 448).astype(ml_dtypes.float8_e4m3fn)
+    return narrow
 
 
 def _zeros(name: str, form: Form, shape: tuple[int, ...]) -> onnx.TensorProto:
