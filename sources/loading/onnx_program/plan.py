@@ -20,7 +20,11 @@ from .expansion import expanded
 from .known import RANDOM, Array, attribute, computed
 from .nested import MAX_STEPS, NESTED
 from .operators import OPERATORS
+from .sequences import SEQUENCES
 from .stored import array_of
+
+STRUCTURAL = {**NESTED, **SEQUENCES}
+"""Operators that the plan itself runs, and no step."""
 
 
 @dataclass(frozen=True)
@@ -91,8 +95,8 @@ class Plan:
         attributes = {raw.name: attribute(raw, self._path.parent) for raw in node.attribute}
         call = Call(node.op_type, inputs, attributes, self._opset, len(node.output), place)
         try:
-            if node.op_type in NESTED:
-                results = NESTED[node.op_type](self, call, values)
+            if node.op_type in STRUCTURAL:
+                results = STRUCTURAL[node.op_type](self, call, values)
             elif node.op_type in RANDOM or any(isinstance(value, torch.Tensor) for value in inputs):
                 results = self._covered(node, call)
             else:

@@ -88,4 +88,5 @@ def array_of(tensor: TensorProto, folder: Path) -> Array:
         # Copy on write: nobody who changes a weight changes the file.
         return np.memmap(file, dtype, "c", place, tuple(tensor.dims))
     size = int(np.prod(tensor.dims, dtype=np.int64)) * dtype.itemsize
-    return np.fromfile(file, np.uint8, size, offset=place).view(dtype).reshape(tuple(tensor.dims))
+    read = np.fromfile(file, np.uint8, size, offset=place)
+    return np.asarray(read.view(dtype).reshape(tuple(tensor.dims)))

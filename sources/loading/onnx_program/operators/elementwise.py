@@ -93,6 +93,8 @@ def selu(call: Call) -> torch.Tensor:
 def prelu(call: Call) -> torch.Tensor:
     """The slope is broadcast as NumPy would."""
     x, slope = call.tensor(0), call.tensor(1)
+    if call.opset < 7 and slope.dim() == 1 and x.dim() > 2:
+        slope = slope.reshape([-1] + [1] * (x.dim() - 2))
     return torch.where(x < 0, x * slope, x)
 
 
