@@ -8,6 +8,7 @@ from dataclasses import replace
 from . import parallel, registry
 from .decoder import at_context, split_over
 from .device import Device
+from .facts import DTYPE_BITS
 from .verdict import Alternative, Case, Verdict
 
 SHORTEST_CONTEXT = 256
@@ -62,9 +63,19 @@ def _smaller_schemes(case: Case) -> Iterator[tuple[str, Case]]:
         return item.scheme.resident_bits or item.scheme.weight_bits
 
     others = (replace(case, scheme=scheme) for scheme in case.target.schemes.values())
-    smaller = [o for o in others if o.scheme.weight_bits < case.scheme.weight_bits or bits(o) < bits(case)]
+    smaller = [
+        o
+        for o in others
+        if o.scheme.weight_bits < case.scheme.weight_bits or bits(o) < bits(case) or _narrower(o, case)
+    ]
     for other in sorted(smaller, key=lambda o: -o.scheme.weight_bits):
         yield f"--quant {other.scheme.name}", other
+
+
+def _narrower(other: Case, case: Case) -> bool:
+    """Whether activations are narrower, which is what RAM holds where weights stay in flash."""
+    held = DTYPE_BITS[other.scheme.activations], DTYPE_BITS[case.scheme.activations]
+    return case.device.flash_bytes is not None and held[0] < held[1]
 
 
 def _shorter_contexts(case: Case) -> Iterator[tuple[str, Case]]:
@@ -86,7 +97,7 @@ def _other_splits(case: Case) -> Iterator[tuple[str, Case]]:
     """More GPUs of one server, the fewest first; then fewer, for a scheme that this split cuts."""
     if case.target.server is None or case.facts.llm is None:
         return
-    known = [gpus for gpus in parallel.sizes(case.facts.llm) if gpus <= parallel.MOST_GPUS]
+    known = parallel.sizes(case.facts.llm, parallel.MOST_GPUS)
     more = [gpus for gpus in known if gpus > case.gpus]
     for gpus in more + [gpus for gpus in reversed(known) if gpus < case.gpus]:
         yield f"--tensor-parallel {gpus}", split_over(case, gpus)

@@ -44,9 +44,9 @@ def refusal(llm: LlmFacts, gpus: int) -> str:
     return ""
 
 
-def sizes(llm: LlmFacts) -> tuple[int, ...]:
-    """The numbers of GPUs that the model's geometry can be split over, 1 included."""
-    return tuple(gpus for gpus in range(1, llm.heads + 1) if not refusal(llm, gpus))
+def sizes(llm: LlmFacts, most: int = 128) -> tuple[int, ...]:
+    """The numbers of GPUs up to `most` that the model's geometry can be split over, 1 included."""
+    return tuple(gpus for gpus in range(1, min(llm.heads, most) + 1) if not refusal(llm, gpus))
 
 
 def require(llm: LlmFacts, gpus: int) -> None:

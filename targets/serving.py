@@ -134,10 +134,9 @@ def largest_batch(case: Case) -> int | None:
 def fewest_gpus(case: Case) -> int | None:
     """The fewest GPUs of one server that the case fits on; None when all are not enough, or it is not known."""
     assert case.facts.llm is not None
-    for gpus in parallel.sizes(case.facts.llm):
-        split = split_over(case, gpus)
+    for gpus in parallel.sizes(case.facts.llm, parallel.MOST_GPUS):
         cut = parallel.cut_group(case.facts.llm, case.scheme, gpus)
-        if gpus <= parallel.MOST_GPUS and not cut and _fits(split):
+        if not cut and _fits(split_over(case, gpus)):
             return gpus
     return None
 
