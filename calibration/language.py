@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..targets.errors import UsageError
-from . import text
+from . import chat_template, text
 from .dataset import Prepared
 from .samples import write_set
 
@@ -51,6 +51,8 @@ class _Wanted:
     held_out: int
     asked: bool
     """Whether the user named the number of windows that verify; otherwise it may be less."""
+    whole: bool = False
+    """Whether regions are whole texts, between which nothing is put."""
 
     @property
     def own(self) -> int:
@@ -70,6 +72,7 @@ def prepare(
     held_out: int | None = None,
     limit: int | None = None,
     root: Path | None = None,
+    chat: chat_template.Render | None = None,
 ) -> Prepared:
     """Write `folder`/calibration and `folder`/held_out: "input_ids", int64 (windows, window), from text.
 
@@ -84,6 +87,8 @@ def prepare(
         bos: the token that every window begins with, if the model wants one.
         held_out: windows that verify; by default a fifth of what the text gives, at most `HELD_OUT`.
         limit: most windows, held-out ones included.
+        chat: renders the conversations of a .jsonl ("messages"), each a region; `encode` then takes the names of
+            special tokens for these tokens.
 
     Raises UsageError for a file that cannot be read, and for too little text.
     """
@@ -94,9 +99,11 @@ def prepare(
         )
         raise UsageError(f"windows of {window} tokens: {bound}", where="--sequence")
     if data is None:
+        if chat is not None:
+            raise UsageError("there is no text to format", where="--chat-template", mend="Give --calibration")
         regions, warnings = _shipped(), [NO_TEXT]
     else:
-        regions, warnings = _read(data, root if root is not None else Path.cwd(), window)
+        regions, warnings = _read(data, root if root is not None else Path.cwd(), window, chat)
     held = (
         held_out if held_out is not None else HELD_OUT if limit is None else max(1, min(HELD_OUT, limit // 5))
     )
@@ -105,7 +112,9 @@ def prepare(
         raise UsageError(
             f"{limit} windows leave none to calibrate with beside {held} held out", where="--samples"
         )
-    wanted = _Wanted(window, bos, 0 if data is None else calibrating, held, held_out is not None)
+    wanted = _Wanted(
+        window, bos, 0 if data is None else calibrating, held, held_out is not None, chat is not None
+    )
     verifying, kept = _divide(regions, encode, wanted, seed, data)
     digest = hashlib.sha256()
     for name, windows in (("calibration", kept), ("held_out", verifying)):
@@ -126,7 +135,9 @@ def prepare(
     )
 
 
-def _read(data: str, root: Path, window: int) -> tuple[list[str], list[str]]:
+def _read(
+    data: str, root: Path, window: int, chat: chat_template.Render | None
+) -> tuple[list[str], list[str]]:
     """(regions, warnings) of the user's file."""
     path = root / Path(data).expanduser()
     if not path.is_file():
@@ -135,9 +146,18 @@ def _read(data: str, root: Path, window: int) -> tuple[list[str], list[str]]:
         found = path.suffix or "a file without suffix"
         raise UsageError(f"{found} holds no text for a language model", where=data, mend=_known())
     lines = path.suffix.lower() in (".jsonl", ".ndjson")
+    if chat is not None and not lines:
+        raise UsageError(
+            f"{path.name} holds no conversations",
+            where="--chat-template",
+            mend='Give a .jsonl with "messages"',
+        )
     length = REGION * window
     regions, total, cut = [], 0, False
-    for region in _documents(path, length) if lines else _regions(path, length):
+    read = _regions(path, length)
+    if lines:
+        read = _documents(path, length) if chat is None else _conversations(path, chat)
+    for region in read:
         if total >= MAX_TEXT:
             cut = True
             break
@@ -159,6 +179,14 @@ def _documents(path: Path, length: int) -> Iterator[str]:
         document = found.first if found.second is None else f"{found.first}\n{found.second}"
         if document.strip():
             yield from (document[begin : begin + length] for begin in range(0, len(document), length))
+
+
+def _conversations(path: Path, chat: chat_template.Render) -> Iterator[str]:
+    """Each line's conversation in the model's own format."""
+    for number, line in text.lines(path):
+        rendered = chat(chat_template.messages(line, f"{path.name}: line {number}"))
+        if rendered.strip():
+            yield rendered
 
 
 def _regions(path: Path, length: int) -> Iterator[str]:
@@ -200,7 +228,8 @@ def _divide(
     for index in drawn:
         if total >= (most + wanted.calibration + 1) * wanted.own:
             break
-        tokens[index] = encode(regions[index] if regions[index].endswith("\n") else regions[index] + "\n\n")
+        region = regions[index]
+        tokens[index] = encode(region if wanted.whole or region.endswith("\n") else region + "\n\n")
         total += len(tokens[index])
     if not wanted.asked and wanted.calibration:
         most = max(1, min(most, total // wanted.own // 5))

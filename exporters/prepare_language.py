@@ -8,7 +8,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..calibration import language
+from ..calibration import chat_template, language
+from ..calibration.language_tokenizer import load_reference
+from ..targets.errors import UsageError
 from .job import Job, Outcome, Progress
 
 
@@ -26,7 +28,8 @@ def run(job: Job, progress: Progress) -> Outcome:
     """Write `job.samples` from options["calibration"] (None: text that ships with Python).
 
     Other options: sequence (tokens of a window), context, held_out, samples, seed, folder (where relative
-    paths start). The outcome's data is the manifest's `calibration`.
+    paths start), chat_template (whether the text is conversations, for the model's own template). The outcome's
+    data is the manifest's `calibration`.
     """
     progress("cut text into windows", 0, 1)
     options = job.options
@@ -44,19 +47,32 @@ def run(job: Job, progress: Progress) -> Outcome:
             held_out=options["held_out"],
             limit=options["samples"],
             root=Path(options["folder"]),
+            chat=_chat(job),
         )
     progress("cut text into windows", 1, 1)
     return Outcome(data=dataclasses.asdict(prepared), notes=tuple(prepared.warnings))
+
+
+def _chat(job: Job) -> chat_template.Render | None:
+    if not job.options.get("chat_template"):
+        return None
+    path = Path(job.source_path)
+    if not path.is_dir():
+        raise UsageError(
+            "conversations are formatted from a model folder only",
+            where="--chat-template",
+            mend="Give the Hugging Face directory",
+        )
+    return chat_template.load(path)
 
 
 @contextmanager
 def _tokenizer(job: Job) -> Iterator[_Tokenizer]:
     path = Path(job.source_path)
     if path.is_dir():
-        from .runtimes.gguf import vocabulary
-
-        own = vocabulary.load_reference(path)
-        yield _Tokenizer(lambda text: own.encode(text, False), own.bos, None)
+        own = load_reference(path)
+        special = bool(job.options.get("chat_template"))
+        yield _Tokenizer(lambda text: own.encode(text, special), own.bos, None)
         return
     from .runtimes.gguf.session import Model
 

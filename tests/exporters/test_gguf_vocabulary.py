@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
+from modelport.calibration.language_tokenizer.files import Files
 from modelport.exporters.runtimes.gguf import vocabulary
 from modelport.exporters.runtimes.gguf.vocabulary import (
     bpe,
     pretokenizers,
 )
 from modelport.exporters.runtimes.gguf.vocabulary import special as specials
-from modelport.exporters.runtimes.gguf.vocabulary.files import Files
 from modelport.targets.errors import ModelportError, SourceUnreadable, Unsupported
 
 gguf: Any = pytest.importorskip("gguf")

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from llama_oracle import Conversion, run_conversions
+from modelport.calibration.language_tokenizer.files import Files
 from modelport.exporters.runtimes.gguf import vocabulary
 from modelport.exporters.runtimes.gguf.vocabulary import families, gate, pretokenizers, trial
 from modelport.exporters.runtimes.gguf.vocabulary.entries import BYTE, NORMAL, Vocabulary
-from modelport.exporters.runtimes.gguf.vocabulary.files import Files
 from modelport.exporters.runtimes.gguf.vocabulary.llama_vocabulary import (
     LlamaVocabulary,
     pack,

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .....calibration.language_tokenizer.files import Files
+from .....calibration.language_tokenizer.reference import Reference, load_reference, reference_of
 from . import entries, families, pretokenizers
 from . import gate as parity
-from .files import Files
-from .reference import Reference, load_reference, reference_of
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter

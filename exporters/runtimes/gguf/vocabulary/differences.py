@@ -6,9 +6,9 @@ import re
 import unicodedata
 from dataclasses import dataclass
 
+from .....calibration.language_tokenizer.reference import Reference
 from .entries import CONTROL, UNKNOWN, USER_DEFINED, Vocabulary
 from .llama_vocabulary import LlamaVocabulary
-from .reference import Reference
 
 NORMALIZER = (
     "llama.cpp does not apply the tokenizer's Unicode normalization; text that needs it gets other ids"

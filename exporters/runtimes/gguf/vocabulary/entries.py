@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from .....calibration.language_tokenizer.files import Files
 from .....targets.errors import SourceUnreadable
-from .files import Files
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter

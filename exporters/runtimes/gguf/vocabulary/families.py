@@ -6,10 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from .....calibration.language_tokenizer.files import Files
+from .....calibration.language_tokenizer.sentencepiece_model import MODEL, processor
 from .....targets.errors import SourceUnreadable
 from . import bpe, pieces, special, unigram
 from .entries import Vocabulary, write
-from .files import Files
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter
@@ -63,7 +64,7 @@ def write_family(
         return _gemma(out)
     if name in PHI3:
         return _phi3(out)
-    if name in QWEN and files.has(pieces.MODEL):
+    if name in QWEN and files.has(MODEL):
         return out.sentencepiece()
     if files.algorithm == "Unigram":
         return out.unigram(None)
@@ -84,12 +85,12 @@ class _Out:
         return self._finish(made, found, self.pre())
 
     def sentencepiece(self, take: Callable[[Files, Any], Vocabulary] = pieces.vocabulary) -> Written:
-        model = pieces.processor(self.files)
+        model = processor(self.files)
         try:
-            proto = unigram.read_proto(self.files.read(pieces.MODEL))
+            proto = unigram.read_proto(self.files.read(MODEL))
         except ValueError as error:
             raise SourceUnreadable(
-                f"is not a SentencePiece model: {error}", where=self.files.place(pieces.MODEL)
+                f"is not a SentencePiece model: {error}", where=self.files.place(MODEL)
             ) from error
         if proto.model_type == unigram.UNIGRAM:
             return self.unigram(model)
@@ -131,7 +132,7 @@ def _llama(out: _Out) -> Written:
     files = out.files
     if (prefix := files.settings.get("add_prefix_space")) is not None:
         out.writer.add_add_space_prefix(bool(prefix))
-    if files.has(pieces.MODEL):
+    if files.has(MODEL):
         written = out.sentencepiece()
     elif files.algorithm == "Unigram":
         written = out.unigram(None)
@@ -149,7 +150,7 @@ def _llama(out: _Out) -> Written:
 
 def _gemma(out: _Out) -> Written:
     files = out.files
-    if not files.has(pieces.MODEL):
+    if not files.has(MODEL):
         if files.algorithm == "Unigram":
             return out.unigram(None)
         if files.part("model").get("byte_fallback"):
@@ -168,7 +169,7 @@ def _gemma(out: _Out) -> Written:
 
 def _phi3(out: _Out) -> Written:
     if str(out.files.settings.get("tokenizer_class", "")) == "GPT2Tokenizer" or not out.files.has(
-        pieces.MODEL
+        MODEL
     ):
         # Without tokenizer.model the converter gives up; the tokenizer is in tokenizer.json all the same.
         if out.files.part("model").get("byte_fallback"):

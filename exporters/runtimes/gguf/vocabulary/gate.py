@@ -6,14 +6,14 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from .....calibration.language_tokenizer.files import Files
+from .....calibration.language_tokenizer.reference import Reference
 from .....targets.errors import ConversionFailed, Unsupported
 from . import lines, pretokenizers, trial
 from .bpe import byte_of
 from .differences import Difference, explain
 from .entries import CONTROL, NORMAL, UNKNOWN, USER_DEFINED, Vocabulary
-from .files import Files
 from .llama_vocabulary import LlamaVocabulary, pack, vocabulary_entries
-from .reference import Reference
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter

@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from .....targets.errors import MissingExtra, SourceUnreadable
-from .bpe import added_vocabulary, base_tokens, merges, special_texts
+from .....calibration.language_tokenizer.files import Files, added_tokens, is_id, listed_tokens
+from .....calibration.language_tokenizer.sentencepiece_model import MODEL
+from .....calibration.language_tokenizer.tokens import added_vocabulary, base_tokens, merges, special_texts
+from .....targets.errors import SourceUnreadable
 from .entries import (
     BYTE,
     CONTROL,
@@ -19,32 +21,9 @@ from .entries import (
     padded,
     require_distinct,
 )
-from .files import MOST_TOKENS, Files, added_tokens, is_id, listed_tokens
 
-MODEL = "tokenizer.model"
 ADDED_SCORE, PADDED_SCORE = -1000.0, -10000.0
 HEX_BYTE = re.compile("<0x[0-9A-Fa-f]{2}>")
-
-
-def processor(files: Files) -> Any:
-    """The sentencepiece package's processor over tokenizer.model.
-
-    Raises MissingExtra where the package is not installed, SourceUnreadable for a damaged file.
-    """
-    try:
-        from sentencepiece import SentencePieceProcessor
-    except ModuleNotFoundError as error:
-        raise MissingExtra(
-            "sentencepiece is not installed", mend="pip install 'modelport[local-llm]'"
-        ) from error
-    made = SentencePieceProcessor()
-    try:
-        made.LoadFromSerializedProto(files.read(MODEL))
-    except (RuntimeError, TypeError, ValueError) as error:
-        raise SourceUnreadable("is not a SentencePiece model", where=files.place(MODEL)) from error
-    if not 0 < made.vocab_size() <= MOST_TOKENS:
-        raise SourceUnreadable(f"has {made.vocab_size()} tokens", where=files.place(MODEL))
-    return made
 
 
 def vocabulary(files: Files, model: Any) -> Vocabulary:

@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from .....calibration.language_tokenizer.files import Files
 from .....sources.gguf import header
 from .....sources.gguf.values import ARRAY, STRING
 from .. import library
 from ..packing import packed
-from .files import Files
 
 LLAMA3_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"

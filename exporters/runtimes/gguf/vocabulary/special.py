@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from .....calibration.language_tokenizer.files import Files, added_tokens, content, is_id
 from .....targets.errors import SourceUnreadable
-from .files import Files, added_tokens, content, is_id
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter

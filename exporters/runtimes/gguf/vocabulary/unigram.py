@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from .....calibration.language_tokenizer.files import MOST_TOKENS, Files, added_tokens, is_id
 from .....targets.errors import SourceUnreadable
 from .entries import BYTE, CONTROL, NORMAL, UNKNOWN, USER_DEFINED, Vocabulary, padded
-from .files import MOST_TOKENS, Files, added_tokens, is_id
 
 UNIGRAM = 1
 """trainer_spec.model_type of a Unigram model (sentencepiece_model.proto); BPE is 2."""

@@ -1,4 +1,4 @@
-"""The model's own tokenizer, run by the tokenizers or the sentencepiece package: what llama.cpp must agree with."""
+"""A language model's own tokenizer, run by the tokenizers or the sentencepiece package."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-from .....targets.errors import MissingExtra, SourceUnreadable, Unsupported
-from . import pieces
-from .bpe import added_vocabulary, base_tokens, merges, special_texts
+from ...targets.errors import MissingExtra, SourceUnreadable, Unsupported
 from .files import Files, added_tokens, content, is_id, listed_tokens
+from .sentencepiece_model import MODEL, processor
+from .tokens import added_vocabulary, base_tokens, merges, special_texts
 
 BYTE_LEVEL_CLASSES = ("GPT2Tokenizer", "Qwen2Tokenizer")
 QWEN2_SPLIT = (
@@ -66,7 +66,7 @@ def load_reference(folder: Path) -> Reference:
 def reference_of(files: Files) -> Reference:
     """`load_reference` over files that are read already."""
     files.require_tokenizer()
-    if files.has(pieces.MODEL) and not files.has("tokenizer.json"):
+    if files.has(MODEL) and not files.has("tokenizer.json"):
         return PieceReference(files)
     return JsonReference(files)
 
@@ -78,9 +78,7 @@ class JsonReference(Reference):
         try:
             import tokenizers
         except ModuleNotFoundError as error:
-            raise MissingExtra(
-                "tokenizers is not installed", mend="pip install 'modelport[local-llm]'"
-            ) from error
+            raise MissingExtra("tokenizers is not installed", mend="pip install tokenizers") from error
         self._added = tokenizers.AddedToken
         self._tokenizer = _from_json(files) if files.has("tokenizer.json") else _from_merges(files)
         self._tokenizer.no_truncation()
@@ -132,7 +130,7 @@ class PieceReference(Reference):
     """A SentencePiece model without tokenizer.json: its added tokens are cut out first, as transformers did."""
 
     def __init__(self, files: Files) -> None:
-        self._model = pieces.processor(files)
+        self._model = processor(files)
         count = self._model.vocab_size()
         ids: dict[str, int] = {}
         self._special: set[str] = set()

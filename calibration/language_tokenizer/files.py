@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from .....targets.errors import SourceUnreadable, Unsupported
+from ...targets.errors import SourceUnreadable, Unsupported
 
 LARGEST = 1 << 28
 """Bytes of the largest tokenizer file that is read; the largest known, of 262 144 tokens, has 34 MB."""
