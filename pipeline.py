@@ -11,7 +11,7 @@ from typing import Any
 from . import jobs, sources
 from .calibration import model_files
 from .exporters import foresee, plan, staging
-from .reports import manifest, record
+from .reports import arena, manifest, record
 from .request import Request
 from .sources.source import Source
 from .targets import engines, feasibility, figures, host, memory, registry, serving
@@ -165,9 +165,10 @@ def default_sequence(source: Source) -> int:
 def convert(request: Request, on_progress: OnProgress | None = None) -> Conversion:
     """Steps 1 to 8; publishes the output folder or raises one of `targets.errors` and leaves nothing."""
     checked = check(request)
+    request, checked, said = _narrowed(request, checked)
     chosen = plan.make_plan(checked.target, checked.scheme, calibrated=request.calibration is not None)
     if not request.force:
-        _require_fit(checked, request.memory_limit)
+        _require_fit(request, checked)
     _require_data(request, checked.scheme)
     allowed = budget.parse(request.budget, checked.scheme.min_cosine)
     out = request.out or Path(f"{checked.source.name}-{checked.target.name}-{checked.scheme.name}")
@@ -176,6 +177,7 @@ def convert(request: Request, on_progress: OnProgress | None = None) -> Conversi
         made = jobs.run(job, chosen.workers, request, on_progress)
         looked = jobs.run(jobs.verifying(job, made[chosen.export]), chosen.verifiers, request, on_progress)
         written = record.build(request, checked, chosen, job, made, looked)
+        written["notes"] = [*said, *written["notes"]]
         _hold(request, checked, written, allowed)
         record.publish_into(stage.content, job, written, keep_samples=request.keep_samples)
         stage.publish()
@@ -193,17 +195,34 @@ def _require_read(request: Request, target: Target, scheme: QuantScheme) -> None
         observers.make(request.observer)  # a wrong name is said now, not after the source has run
 
 
-def _require_fit(checked: Check, memory_limit: int | None) -> None:
-    """Stop where the artifact does not fit its device, or the conversion does not fit this machine."""
-    reason = checked.verdict.reason if checked.verdict.verdict == "does not fit" else ""
-    bounds = [bound for bound in (memory_limit, host.available_bytes()) if bound is not None]
+def _narrowed(request: Request, checked: Check) -> tuple[Request, Check, tuple[str, ...]]:
+    """With --fit, the first scheme of the target that fits where the one that was asked for does not."""
+    if request.fit and checked.verdict.verdict == "does not fit":
+        for other in checked.verdict.alternatives:
+            if other.device == checked.device.name and other.quant != checked.scheme.name:
+                said = (
+                    f"{checked.scheme.name} does not fit {checked.device.name}: {other.quant} taken by --fit"
+                )
+                narrower = dataclasses.replace(request, quant=other.quant)
+                return narrower, check(narrower), (said,)
+    return request, checked, ()
+
+
+def _require_fit(request: Request, checked: Check) -> None:
+    """Stop where the artifact does not fit its device, or the conversion does not fit this machine.
+
+    With --fit, a peak that another order of operators may lower is judged after the conversion, to the byte.
+    """
+    wanting = checked.verdict.verdict == "does not fit" and not (request.fit and checked.verdict.reorderable)
+    reason, advice = (checked.verdict.reason, checked.verdict.advice) if wanting else ("", ())
+    bounds = [bound for bound in (request.memory_limit, host.available_bytes()) if bound is not None]
     if bounds and checked.conversion_bytes > min(bounds):
         reason = reason or (
             f"converting takes about {figures.size(checked.conversion_bytes)} of memory here, "
             f"and {figures.size(min(bounds))} can be had"
         )
     if reason:
-        refusal = DoesNotFit(reason, mend="--force converts all the same")
+        refusal = DoesNotFit(reason, mend=". ".join([*advice, "--force converts all the same"]))
         refusal.check = checked
         raise refusal
 
@@ -218,10 +237,19 @@ def _require_data(request: Request, scheme: QuantScheme) -> None:
         )
 
 
+def _require_room(request: Request, checked: Check, found: Mapping[str, Any] | None) -> None:
+    """Stop where the file that was written, counted to the byte, does not fit its device after all."""
+    lacking = arena.missed(found, checked.device)
+    if lacking and found is not None and not request.force:
+        advice = [*arena.rungs(found), *(() if request.fit else ("--fit tries other orders of operators",))]
+        raise DoesNotFit("; ".join(lacking), mend=". ".join([*advice, "--force publishes all the same"]))
+
+
 def _hold(request: Request, checked: Check, written: Mapping[str, Any], allowed: budget.Budget) -> None:
     """Refuse what is not what was asked for, and what lost more than the budget allows."""
     if written["audit"] and written["audit"]["refused"]:
         raise Unsupported("; ".join(written["audit"]["warnings"]), where=f"--quant {checked.scheme.name}")
+    _require_room(request, checked, written["arena"])
     missed = allowed.missed(written["fidelity"]) if written["fidelity"] else ()
     if request.budget and written["not_checked"]:
         missed = (f"the budget cannot be held against anything, not checked: {written['not_checked']}",)

@@ -79,6 +79,8 @@ class Request:
     """A text file of class labels, one a line."""
     metadata: tuple[str, ...] = ()
     """author=, description=, licence= and version= of a Core ML package."""
+    fit: bool = False
+    """Look for what makes a model fit a microcontroller: another order of operators, and what else would help."""
     mesh: str | None = None
     """Devices that a StableHLO program is split over, as in "data=4,model=2"."""
     samples: int | None = None

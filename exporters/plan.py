@@ -81,7 +81,8 @@ def refuse_scheme(facts: ModelFacts, scheme: QuantScheme, target: Target) -> Non
 
 
 READ_BY: Mapping[str, tuple[str, ...]] = {
-    "layout": ("litert",),
+    "layout": ("litert", "tflite_micro"),
+    "fit": ("tflite_micro",),
     "opset": ("onnxruntime", "tensorrt"),
     "imatrix": ("gguf",),
     "via": ("gguf",),

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..verification.audit.rule import left_in_float
-from . import figures, language, placement
+from . import arena, figures, language, placement
 
 NAME = "report.html"
 
@@ -44,6 +44,7 @@ def render(manifest: Mapping[str, Any]) -> str:
         run=manifest.get("run") or [],
         sample=language.sample(manifest),
         placed=placement.lines(manifest),
+        arena=arena.lines(manifest),
         speed=language.speed_lines(manifest),
     )
     return page

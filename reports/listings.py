@@ -136,6 +136,8 @@ def check(checked: Any) -> None:
         console.print(f"converting takes about {figures.size(checked.conversion_bytes)} of memory here")
     for basis in verdict.basis:
         console.print(basis, style="dim")
+    for sentence in verdict.advice:
+        console.print(f"→ {sentence}")
     if verdict.alternatives:
         alternatives(verdict.alternatives)
     surveyed = {"scheme": checked.schemes, "device": {} if checked.serving else checked.devices}
@@ -297,6 +299,7 @@ def device(found: Device) -> None:
         ),
         *((f"app_memory.{version}", figures.size(most)) for version, most in found.app_memory.items()),
         ("flash_bytes", figures.size(found.flash_bytes)),
+        ("clock_hz", figures.UNKNOWN if found.clock_hz is None else f"{figures.count(found.clock_hz)}Hz"),
         *(
             (f"engines.{engine}.{dtype}", _rate(rate))
             for engine, rates in found.engines.items()

@@ -14,7 +14,7 @@ from ..exporters import plan
 from ..exporters.job import Job, Outcome
 from ..verification.audit import Audit
 from ..verification.audit.rule import shares
-from . import html, manifest, placement
+from . import arena, html, manifest, placement
 
 if TYPE_CHECKING:
     from ..exporters.isolate import Finished
@@ -53,6 +53,7 @@ def build(
     prepared, exported, compared = done[chosen.prepare], done[chosen.export], done[chosen.compare]
     versions = {**looked[plan.VERSIONS].data["versions"]} if plan.VERSIONS in looked else {}
     audited = audit_entry(compared.data["audit"], checked.scheme.weights, checked.scheme.compute)
+    file_bytes = sum(stored_bytes(Path(job.staging) / file) for file in _artifact(exported))
     warnings = [*prepared.data["warnings"], *(audited["warnings"] if audited else ())]
     return {
         "schema": manifest.SCHEMA,
@@ -93,7 +94,7 @@ def build(
             "latency_ms": compared.data["latency_ms"],
             "peak_memory_bytes": compared.data["peak_memory_bytes"],
             "speed": compared.data.get("speed"),
-            "file_bytes": sum(stored_bytes(Path(job.staging) / file) for file in _artifact(exported)),
+            "file_bytes": file_bytes,
             "source_latency_ms": done[chosen.reference].data.get("source_latency_ms"),
             "conversion_seconds": round(made.seconds, 3),
             "conversion_peak_bytes": made.peak_bytes,
@@ -107,7 +108,7 @@ def build(
         "portability": exported.data.get("portability"),
         "audit": audited,
         "engine": placement.entry(checked.device, audited),
-        "arena": arena.entry(checked.device, exported.data.get("arena"), sizes),
+        "arena": arena.entry(checked.device, exported.data.get("arena"), file_bytes),
         "feasibility": {
             "verdict": checked.verdict.verdict,
             "conversion_bytes": checked.conversion_bytes or None,

@@ -20,7 +20,7 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from . import figures, language, placement
+from . import arena, figures, language, placement
 
 HIDDEN = ("Cc", "Cs")
 """Unicode categories that command a terminal, or cannot be written at all."""
@@ -135,6 +135,8 @@ def summary(console: Console, manifest: Mapping[str, Any], out: str) -> None:
         console.print(Text.assemble("sample: ", (language.sample(manifest), "italic")))
     for what, line in manifest.get("run") or ():
         console.print(Text(f"{what}: {line}"))
+    for sentence in arena.lines(manifest):
+        console.print(Text(f"· {sentence}"))
     for sentence, _ in placement.lines(manifest):
         console.print(Text(f"· {sentence}"))
     for sentence in manifest["notes"]:

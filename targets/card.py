@@ -80,6 +80,10 @@ class Overhead:
 
     memory_bytes: int = 0
     """Code, session and bookkeeping."""
+    memory_bytes_per_op: int = 0
+    """Bookkeeping for each operator."""
+    code_bytes: int = 0
+    """The runtime's code in flash, on devices that run from it."""
     weight_copies: float = 0.0
     """Further copies of the weights (as a share of them) that the loader or prepacking keeps."""
     file_bytes: int = 0
@@ -130,6 +134,8 @@ class Target:
     schemes: Mapping[str, QuantScheme]
     limits: Limits = field(default_factory=Limits)
     overhead: Overhead = field(default_factory=Overhead)
+    overhead_on: Mapping[str, Overhead] = field(default_factory=dict)
+    """What holds instead of `overhead` on devices of a class, by class."""
     server: Server | None = None
     """None where the runtime serves nobody, or one user on one device."""
     steps: tuple[str, ...] = ("export",)
@@ -153,6 +159,10 @@ class Target:
             where="--quant",
             mend=f"{did_you_mean(name, self.schemes)}It has {', '.join(self.schemes)}",
         )
+
+    def overhead_for(self, device_class: str) -> Overhead:
+        """What the runtime takes on devices of a class."""
+        return self.overhead_on.get(device_class, self.overhead)
 
     def refusal(self, kind: str) -> Refusal | None:
         """None when the target takes this kind of source; otherwise why not, and what works instead."""
@@ -197,6 +207,7 @@ def read_card(path: Path | str) -> Target:
         schemes=_read_schemes(table.table("quant")),
         limits=_read_limits(table.table("limits")),
         overhead=_read_overhead(table.table("overhead")),
+        overhead_on=_read_overheads(table.table("overhead_on")),
         server=_read_server(table.table("server")) if "server" in table.keys() else None,  # noqa: SIM118
         steps=_steps(table),
         verify=table.text("verify", "arrays", choices=VERIFY),
@@ -281,6 +292,8 @@ def _read_limits(table: Table) -> Limits:
 def _read_overhead(table: Table) -> Overhead:
     overhead = Overhead(
         memory_bytes=table.count("memory_bytes", 0),
+        memory_bytes_per_op=table.count("memory_bytes_per_op", 0),
+        code_bytes=table.count("code_bytes", 0),
         weight_copies=table.number("weight_copies", 0.0),
         file_bytes=table.count("file_bytes", 0),
         file_bytes_per_op=table.count("file_bytes_per_op", 0),
@@ -289,6 +302,10 @@ def _read_overhead(table: Table) -> Overhead:
     )
     table.done()
     return overhead
+
+
+def _read_overheads(table: Table) -> dict[str, Overhead]:
+    return {name: _read_overhead(table.table(name)) for name in table.keys()}  # noqa: SIM118
 
 
 def _read_server(table: Table) -> Server:

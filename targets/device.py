@@ -18,6 +18,7 @@ FIGURES = (
     "link_bandwidth",
     "sustained",
     "flash_bytes",
+    "clock_hz",
     "launch_us",
 )
 """Keys that carry a figure, beside `peak.DTYPE` and `engines.ENGINE.DTYPE`; each may be listed in `estimates`."""
@@ -62,6 +63,10 @@ class Device:
     """Share (0..1] of those rates that long runs of good kernels keep up; a planning assumption always."""
     flash_bytes: int | None = None
     """Flash that holds program and weights, on devices that run weights in place."""
+    clock_hz: float | None = None
+    """Cycles per second of one core, on devices whose latency is counted in cycles."""
+    core: str = ""
+    """The core's name in `targets/cycles/`, as in "cortex-m4"; "" where latency is not counted in cycles."""
     launch_us: float | None = None
     """Microseconds between two operators: dispatch, kernel launch."""
     threads: int | None = None
@@ -151,6 +156,8 @@ def _read_device(name: str, table: Table, file: str) -> Device:
         app_memory=_read_app_memory(table.table("app_memory")),
         sustained=table.number("sustained", 1.0, high=1),
         flash_bytes=table.count("flash_bytes", None),
+        clock_hz=table.number("clock_hz", None),
+        core=table.text("core", ""),
         launch_us=table.number("launch_us", None),
         threads=table.count("threads", None),
         sources=table.texts("sources", ()),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from . import memory, parallel
+from . import memory, parallel, shrink
 from .alternatives import find_alternatives
 from .card import QuantScheme, Target
 from .decoder import at_context, decoder_activations, decoder_latency, kv_term, split_over
@@ -61,7 +61,32 @@ def judge(
     verdict = assess(case)
     if verdict.verdict != "does not fit" or not alternatives:
         return verdict
-    return replace(verdict, alternatives=find_alternatives(case, assess))
+    return replace(
+        verdict,
+        alternatives=find_alternatives(case, assess),
+        advice=_advice(case),
+        reorderable=len(verdict.reasons) == 1 and shrink.reorderable(case, _room(case)[0]),
+    )
+
+
+def _room(case: Case) -> tuple[float, float]:
+    """RAM and flash that activations and weights can have on a device that runs weights from flash; 0 elsewhere."""
+    usable, flash = case.device.usable_bytes, case.device.flash_bytes
+    if usable is None or flash is None:
+        return 0.0, 0.0
+    extra = case.target.overhead_for(case.device.device_class)
+    ops = len(case.facts.ops)
+    return (
+        usable - extra.memory_bytes - extra.memory_bytes_per_op * ops,
+        flash - extra.code_bytes - extra.file_bytes - extra.file_bytes_per_op * ops,
+    )
+
+
+def _advice(case: Case) -> tuple[str, ...]:
+    """What to change in a graph so that it fits a device that runs weights from flash."""
+    if case.device.flash_bytes is None or case.facts.llm is not None:
+        return ()
+    return shrink.advice(case, *_room(case))
 
 
 def make_case(
@@ -129,7 +154,7 @@ def _file_term(case: Case) -> Term:
         counted, header = case.size.file_bytes, case.size.file_bytes - case.size.tensor_bytes
         formula = f"weights {size(case.size.tensor_bytes)} + header {size(header)}, counted to the byte"
         return Term("file", counted, "B", formula)
-    extra = case.target.overhead
+    extra = case.target.overhead_for(case.device.device_class)
     weights = memory.stored_bytes(case.counts, case.scheme)
     graph = extra.file_bytes + len(case.facts.ops) * extra.file_bytes_per_op
     return Term(
@@ -162,14 +187,13 @@ def _memory_terms(case: Case) -> tuple[list[Term], Term]:
         parts.append(decoder_activations(case))
     else:
         parts.append(graph_activations(case))
-    extra = case.target.overhead
-    runtime = extra.memory_bytes + extra.weight_copies * resident
+    extra = case.target.overhead_for(case.device.device_class)
+    own = extra.memory_bytes + extra.memory_bytes_per_op * len(case.facts.ops)
+    runtime = own + extra.weight_copies * resident
     copies = (
         f" + {extra.weight_copies:g} x M_model kept by the loader" if extra.weight_copies and resident else ""
     )
-    parts.append(
-        Term("runtime", runtime, "B", f"{size(extra.memory_bytes)} of {case.target.runtime}{copies}", True)
-    )
+    parts.append(Term("runtime", runtime, "B", f"{size(own)} of {case.target.runtime}{copies}", True))
     values = [part.value for part in parts]
     names = " + ".join(part.name for part in parts)
     if any(value is None for value in values):
@@ -198,7 +222,7 @@ def _compare(
         if at_least > usable:
             failed.append(
                 f"it needs {size(at_least)} of memory{_on_each(case)}, and {device.name} has"
-                f" {size(usable)} to give"
+                f" {size(usable)} to give" + _at_peak(case)
             )
     if case.facts.llm is not None:
         failed += filter(None, [parallel.cut_group(case.facts.llm, case.scheme, case.gpus)])
@@ -209,9 +233,11 @@ def _compare(
         )
     if total.value is None:
         unknown.append(f"memory beyond {size(at_least)}: {total.formula.rpartition('; ')[2]}")
-    for name, limit, owner in (
-        ("flash", device.flash_bytes, device.name),
-        ("largest file", limits.max_file_bytes, limits.file_limit_of or case.target.format),
+    if device.flash_bytes is not None:
+        terms.append(_flash_term(case, file))
+    for name, limit, owner, held in (
+        ("flash", device.flash_bytes, device.name, terms[-1] if device.flash_bytes is not None else file),
+        ("largest file", limits.max_file_bytes, limits.file_limit_of or case.target.format, file),
     ):
         if limit is None:
             continue
@@ -224,9 +250,29 @@ def _compare(
                 name == "flash" and device.is_estimate("flash_bytes"),
             )
         )
-        if file.value is not None and file.value > limit:
-            failed.append(f"the file takes {size(file.value)}, and the limit of {owner} is {size(limit)}")
+        if held.value is not None and held.value > limit:
+            what = "model and code take" if held is not file else "the file takes"
+            where = f"the flash of {owner}" if held is not file else f"the limit of {owner}"
+            failed.append(f"{what} {size(held.value)}, and {where} is {size(limit)}")
     return terms, failed, unknown
+
+
+def _flash_term(case: Case, file: Term) -> Term:
+    """The model and the runtime's code, which share the flash."""
+    code = case.target.overhead_for(case.device.device_class).code_bytes
+    value = None if file.value is None else file.value + code
+    return Term(
+        "M_flash", value, "B", f"file + about {size(code)} of code ({case.target.runtime} and kernels)", True
+    )
+
+
+def _at_peak(case: Case) -> str:
+    """Where a graph's activations peak, where that is known and what decides."""
+    peak = case.facts.peak
+    if case.device.flash_bytes is None or peak is None:
+        return ""
+    largest = memory.activation_bytes(peak.tensor_elements, case.batch, case.scheme.activations)
+    return f"; the peak is in {peak.operator} ({peak.kind}), while {peak.tensor} takes {size(largest)} of it"
 
 
 def usable_bytes(case: Case) -> int | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from . import latency, memory
+from . import cycles, latency, memory
 from .figures import count, size
 from .placement import Placed
 from .verdict import Case, Predicted, Term
@@ -13,6 +13,15 @@ from .verdict import Case, Predicted, Term
 def graph_activations(case: Case) -> Term:
     """M_activations: the most elements alive at once, from the graph's own life times."""
     peak, dtype = case.facts.peak_activations, case.scheme.activations
+    fused = case.facts.peak
+    if fused is not None and case.device.flash_bytes is not None:
+        # Here every byte counts, and the planner's arena has no place for what is computed in place.
+        formula = (
+            f"{count(fused.elements)} elements alive at once in {fused.operator} ({fused.kind}) x batch {case.batch}"
+            f" in {dtype}; the largest is {fused.tensor}, {count(fused.tensor_elements)}"
+        )
+        value = memory.activation_bytes(fused.elements, case.batch, dtype)
+        return Term("M_activations", value, "B", formula)
     if peak is None:
         return Term("M_activations", None, "B", "cannot be known: this source carries no graph that tells")
     value = memory.activation_bytes(peak, case.batch, dtype)
@@ -22,7 +31,12 @@ def graph_activations(case: Case) -> Term:
 
 
 def graph_latency(case: Case) -> tuple[list[Term], Predicted]:
-    """The terms of time: compute, memory, communication, their sum, and the roofline per operator."""
+    """The terms of time: compute, memory, communication, their sum, and the roofline per operator.
+
+    Cores that have measured cycles are counted in those instead.
+    """
+    if case.device.core and case.device.clock_hz and case.facts.ops:
+        return _counted_cycles(case)
     time = latency.graph_time(case.facts.ops, case.scheme, case.device, case.batch, case.units)
     device = case.device
     why = "cannot be known without " + " and ".join(time.missing)
@@ -57,6 +71,35 @@ def graph_latency(case: Case) -> tuple[list[Term], Predicted]:
     terms += _engine_terms(time.placed)
     to_ms = (None if value is None else value * 1e3 for value in (time.roofline, upper))
     return terms, Predicted(latency_ms=next(to_ms), latency_upper_ms=next(to_ms))
+
+
+def _counted_cycles(case: Case) -> tuple[list[Term], Predicted]:
+    """Latency by multiply-accumulates and cycles, once for each library of kernels; the fastest is predicted."""
+    device, ops = case.device, case.facts.ops
+    launches = (device.launch_us or 0.0) * 1e-6 * len(ops)
+    terms, first, slowest = [], None, None
+    for kernels in cycles.of_device(device):
+        found = cycles.total(ops, kernels, case.batch)
+        seconds = None if found is None or not device.clock_hz else found / device.clock_hz + launches
+        classes = sorted({op.op_class for op in ops if op.op_class in cycles.MULTIPLYING})
+        each = ", ".join(
+            f"{name} {kernels.cycles[name]:g}{'≈' if name in kernels.estimates else ''}" for name in classes
+        )
+        work = (
+            f"{count(cycles.macs(ops) * case.batch)} multiply-accumulates x cycles ({each}) and other operators"
+            f" / {count(device.clock_hz or 0)}Hz + {len(ops)} operators x {device.launch_us or 0:g} us;"
+            f" {kernels.sources[0].split(' (')[0]}"
+        )
+        terms.append(
+            _ms(f"latency, {kernels.library}", seconds, work if seconds is not None else UNKNOWN_WORK)
+        )
+        first = seconds if first is None else first
+        slowest = seconds
+    to_ms = [None if value is None else value * 1e3 for value in (first, slowest)]
+    return terms, Predicted(latency_ms=to_ms[0], latency_upper_ms=to_ms[1])
+
+
+UNKNOWN_WORK = "cannot be known without the FLOPs of every operator"
 
 
 def _engine_terms(placed: Placed | None) -> list[Term]:

@@ -121,6 +121,10 @@ class Verdict:
     """Why it does not fit, or what cannot be known; empty when it fits."""
     alternatives: tuple[Alternative, ...] = field(default=())
     """What would fit; only for a verdict of "does not fit"."""
+    advice: tuple[str, ...] = ()
+    """What to change in the model itself so that it fits; only for a verdict of "does not fit"."""
+    reorderable: bool = False
+    """Whether nothing but the memory is too small, and another order of operators may need little enough."""
     basis: tuple[str, ...] = ()
     """What the figures rest on: assumptions, estimates, sizes taken for free dimensions."""
 

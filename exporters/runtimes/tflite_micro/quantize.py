@@ -1,0 +1,91 @@
+"""A float model as full-integer: every operator in int8, or in int8 weights with int16 activations."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from ....calibration.ranges import Range
+from ....calibration.samples import SampleSet
+from ....targets.errors import Unsupported, UsageError
+from ...job import Job, Progress
+from ...litert import apply, flatbuffer, ranges, recipes
+from ...litert.convert import FloatModel
+from ...litert.flatbuffer import Graph, Op
+from ...ports import to_artifact
+
+ACTIVATION_BITS = {"int8": 8, "int16x8": 16}
+"""Bits of the values between operators, by scheme; weights have 8."""
+
+
+def quantize(source: FloatModel, job: Job, progress: Progress) -> tuple[Any, tuple[str, ...]]:
+    """The model (ModelT) with integers throughout, its inputs and outputs included, and notes for the report.
+
+    Ranges come from the calibration samples of `job.samples` by `options["observer"]` ("minmax").
+    Raises UsageError without samples, and Unsupported naming what would have to stay in float.
+    """
+    if job.quant not in ACTIVATION_BITS:
+        raise Unsupported(
+            f"there is no scheme {job.quant!r} for microcontrollers",
+            where="--quant",
+            mend=f"Known are {', '.join(ACTIVATION_BITS)}",
+        )
+    if job.samples is None:
+        raise UsageError(
+            "integers need ranges, and ranges need data",
+            where="--calibration",
+            mend="Give --calibration DATA",
+        )
+    data = flatbuffer.write(source.model)
+    graph = Graph(flatbuffer.read(data))
+    recipe = recipes.integer_recipe(graph, ACTIVATION_BITS[job.quant])
+    observer = str(job.options.get("observer") or "minmax")
+    samples = SampleSet.open(Path(job.samples) / "calibration")
+
+    def feeds() -> Iterable[dict[str, Any]]:
+        for index, feed in enumerate(samples.feeds()):
+            progress("calibrate", index, samples.count)
+            yield to_artifact(feed, source.inputs)
+
+    wanted = {t for op in graph.ops for t in graph.activations((*op.inputs, *op.outputs))}
+    seen = ranges.collect(data, graph, wanted, feeds(), observer)
+    progress("calibrate", samples.count, samples.count)
+    progress("quantize", 0, 1)
+    model = flatbuffer.read(apply.apply(data, recipe, ranges.statistics_by_name(graph, seen)))
+    progress("quantize", 1, 1)
+    _refuse_float(Graph(model), job.quant)
+    notes = [f"Ranges of {len(seen)} activations from {samples.count} samples by {observer}"]
+    return model, (*notes, *_coarse(graph, seen, job.quant))
+
+
+def _refuse_float(graph: Graph, scheme: str) -> None:
+    """Raise Unsupported where any operator still reads or writes floating-point numbers."""
+    left = [op for op in graph.ops if any(t >= 0 and graph.is_float(t) for t in (*op.inputs, *op.outputs))]
+    if left:
+        raise Unsupported(
+            f"no integer form of {counted(left)}: microcontrollers get integers throughout here",
+            where=f"--quant {scheme}",
+            mend="Rewrite that part of the model (ReLU instead of GELU, batch norm instead of layer norm)",
+        )
+
+
+def _coarse(graph: Graph, seen: dict[int, Range], scheme: str) -> list[str]:
+    """A note on activations that 8 bits hold badly; 16 bits hold them all."""
+    if scheme != "int8":
+        return []
+    coarse = [t for t, found in seen.items() if found.sqnr_db < recipes.MIN_SQNR_DB]
+    if not coarse:
+        return []
+    names = ", ".join(graph.name(t) for t in coarse[:3])
+    return [
+        f"A few huge values swallow the range of {len(coarse)} activations ({names}): int16x8 holds them, "
+        "at twice the arena"
+    ]
+
+
+def counted(ops: Iterable[Op]) -> str:
+    """Operators by kind, as in "2 CONV_2D, 1 PAD"."""
+    counts = Counter(op.kind for op in ops)
+    return ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items()))
