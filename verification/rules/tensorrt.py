@@ -75,11 +75,14 @@ def channels(view: View) -> Iterator[Finding]:
         scale = view.values(node.input[1])
         if scale is None or scale.size == 1:
             continue
-        if node.input[0] not in view.stored:
+        source = view.maker(node.input[0], "QuantizeLinear")
+        weight = view.stored.get(node.input[0] if source is None else source.input[0])
+        if weight is None:
             yield Finding("channels", label(node), "an activation has one scale, not one a channel")
             continue
-        given = next((found.i for found in node.attribute if found.name == "axis"), 1)
-        axis = given % max(len(view.stored[node.input[0]].dims), 1)
+        axis = next((found.i for found in node.attribute if found.name == "axis"), 1) % max(
+            len(weight.dims), 1
+        )
         for reader, position in view.readers.get(node.output[0], ()):
             right = _output_axis(reader, position)
             if right is not None and axis != right:
@@ -224,7 +227,12 @@ def one_type(view: View) -> Iterator[Finding]:
         for position, name in enumerate(node.input):
             formal = schema.inputs[min(position, len(schema.inputs) - 1)].type_str
             kind = view.kinds.get(name)
-            if kind is not None and kind in FLOATS and formal in variables and seen.setdefault(formal, kind) != kind:
+            if (
+                kind is not None
+                and kind in FLOATS
+                and formal in variables
+                and seen.setdefault(formal, kind) != kind
+            ):
                 names = (T.DataType.Name(each).lower() for each in (seen[formal], kind))
                 yield Finding("one type", label(node), f"reads {' and '.join(names)}")
                 break
