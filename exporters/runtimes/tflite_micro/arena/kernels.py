@@ -73,7 +73,7 @@ def _convolution(axis: int) -> Callable[[Call], Memory]:
 def _transpose_convolution(call: Call) -> Memory:
     kind, out = call.input(2).kind, call.output()
     width = {"INT8": 4, "INT16": 8}.get(kind)
-    scratch = (width * out.elements,) if width else ()
+    scratch: tuple[int, ...] = (width * out.elements,) if width else ()
     bias = call.inputs[3] if len(call.inputs) > 3 else None
     if kind == "INT16" and bias is not None and bias.kind == "INT16":
         scratch += (8 * bias.elements,)
