@@ -300,14 +300,15 @@ def verify(
 
 @modelport.command(epilog=EPILOG)
 @click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--rebuild", is_flag=True, help="Build anew what was finished before, from what was kept.")
 @_options(*_COMMON)
-def finish(bundle: Path, *, as_json: bool, quiet: bool, debug: bool) -> None:
+def finish(bundle: Path, rebuild: bool, *, as_json: bool, quiet: bool, debug: bool) -> None:
     """Complete a BUNDLE on the machine that its manifest waits for."""
 
     def work() -> None:
         from . import recheck
 
-        done = recheck.finish(bundle)
+        done = recheck.finish(bundle, rebuild=rebuild)
         if as_json:
             _print_json(done)
         elif not quiet:
@@ -317,11 +318,17 @@ def finish(bundle: Path, *, as_json: bool, quiet: bool, debug: bool) -> None:
 
 
 @modelport.command(epilog=EPILOG)
+@click.argument("engine", required=False, type=click.Path(path_type=Path))
 @_options(*_COMMON)
-def doctor(*, as_json: bool, quiet: bool, debug: bool) -> None:
-    """Show this machine, and which parts of modelport are installed in which versions."""
+def doctor(engine: Path | None, *, as_json: bool, quiet: bool, debug: bool) -> None:
+    """Show this machine and which parts of modelport are installed, or whether a TensorRT ENGINE loads here.
 
-    def work() -> None:
+    An engine that does not load gives exit code 5.
+    """
+
+    def work() -> int:
+        if engine is not None:
+            return _diagnose(engine, as_json=as_json, quiet=quiet)
         from .reports import machine
 
         found = machine.examine()
@@ -329,8 +336,20 @@ def doctor(*, as_json: bool, quiet: bool, debug: bool) -> None:
             _print_json(found)
         elif not quiet:
             machine.show(found)
+        return 0
 
     _guard(work, as_json=as_json, debug=debug)
+
+
+def _diagnose(path: Path, *, as_json: bool, quiet: bool) -> int:
+    from .reports import engine
+
+    found = engine.examine(path)
+    if as_json:
+        _print_json(found)
+    elif not quiet:
+        engine.show(found)
+    return 5 if found["loads"] == "no" else 0
 
 
 def _print_json(value: Any) -> None:
