@@ -113,9 +113,9 @@ def finish(bundle: Path, *, rebuild: bool = False, on_progress: OnProgress | Non
     """Complete a bundle whose state is "awaiting ..." with its runtime's `finish(job, progress)` step.
 
     The step finds the bundle's files in `job.staging`, a copy that replaces the bundle by one rename when all
-    went well; with `rebuild`, also for a folder that is done. What the step made is run on the kept samples, and held to the scheme's own floor. Returns the
-    manifest. Raises Unsupported where the runtime has no such step, FidelityBelowBudget, and whatever that step
-    raises (as on a machine without the GPU that the bundle waits for).
+    went well; with `rebuild`, also for a folder that is done. What the step made is run on the kept samples, and
+    held to the scheme's own floor. Returns the manifest. Raises Unsupported where the runtime has no such step,
+    FidelityBelowBudget, and whatever that step raises (as on a machine without the GPU that the bundle waits for).
     """
     found = manifest.read(bundle)
     if found["state"] == "done" and not rebuild:
