@@ -88,6 +88,8 @@ def of(folder: Path, scheme: Scheme) -> Layout:
     """
     config = checkpoint.read_config(folder)
     _refuse_quantized(config.values)
+    if scheme.calibrates:
+        _refuse_family(decoders.complete(config).text("model_type", ""), scheme)
     model_type = decoders.complete(config).text("model_type", "")
     if model_type not in decoders.FAMILIES:
         raise Unsupported(
@@ -127,6 +129,23 @@ def _refuse_quantized(config: Mapping[str, Any]) -> None:
         where="config.json: quantization_config",
         mend="Start from the original weights",
     )
+
+
+def _refuse_family(model_type: str, scheme: Scheme) -> None:
+    """Refuse a model that llm-compressor's modifiers cannot work on layer by layer here."""
+    family = decoders.FAMILIES.get(model_type)
+    if family is not None and family.experts is not None:
+        raise Unsupported(
+            "experts that no calibration text reaches would stay unquantized",
+            where=f"--quant {scheme.name}",
+            mend="Choose w8a8-fp8, or w8a8-int8 without --calibration",
+        )
+    if model_type.startswith("gemma") and scheme.name != "w4a16-gptq":
+        raise Unsupported(
+            "Gemma's norms multiply by 1 + weight, which scales cannot be moved into",
+            where=f"--quant {scheme.name}",
+            mend="Choose w4a16-gptq, w8a8-fp8, or w8a8-int8 without --calibration",
+        )
 
 
 def _weight(name: str, place: Place, shape: tuple[int, ...], dtype: str, scheme: Scheme) -> Weight:

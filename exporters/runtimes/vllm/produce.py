@@ -130,7 +130,6 @@ def _weights(
     from .resume import Kept
 
     torch.set_num_threads(_threads(job))
-    sequential.refuse_family(source, scheme)
     windows = SampleSet.open(Path(str(job.samples)) / "calibration").array("input_ids")
     if not len(windows):
         raise ConversionFailed("no window of text is left to calibrate on", where="--calibration")

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from ....sources.huggingface import checkpoint, decoders
 from ....targets.errors import ConversionFailed, SourceUnreadable, Unsupported
 from ...job import Progress
 from . import schemes, shards, stream
@@ -25,25 +24,6 @@ from .schemes import Scheme
 from .skeleton import Skeleton
 
 STAGE = "quantize decoder layers"
-
-
-def refuse_family(folder: Path, scheme: Scheme) -> None:
-    """Raise Unsupported for a model that llm-compressor's modifiers cannot work on layer by layer here."""
-    config = decoders.complete(checkpoint.read_config(folder))
-    model_type = config.text("model_type", "")
-    family = decoders.FAMILIES.get(model_type)
-    if family is not None and family.experts is not None:
-        raise Unsupported(
-            "experts that no calibration text reaches would stay unquantized",
-            where=f"--quant {scheme.name}",
-            mend="Choose w8a8-fp8, or w8a8-int8 without --calibration",
-        )
-    if model_type.startswith("gemma") and scheme.name != "w4a16-gptq":
-        raise Unsupported(
-            "Gemma's norms multiply by 1 + weight, which scales cannot be moved into",
-            where=f"--quant {scheme.name}",
-            mend="Choose w4a16-gptq, w8a8-fp8, or w8a8-int8 without --calibration",
-        )
 
 
 def write(
