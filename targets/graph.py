@@ -9,6 +9,8 @@ from .figures import count, size
 from .placement import Placed
 from .verdict import Case, Predicted, Term
 
+UNKNOWN_WORK = "cannot be known without the FLOPs of every operator"
+
 
 def graph_activations(case: Case) -> Term:
     """M_activations: the most elements alive at once, from the graph's own life times."""
@@ -76,7 +78,8 @@ def graph_latency(case: Case) -> tuple[list[Term], Predicted]:
 def _counted_cycles(case: Case) -> tuple[list[Term], Predicted]:
     """Latency by multiply-accumulates and cycles, once for each library of kernels; the fastest is predicted."""
     device, ops = case.device, case.facts.ops
-    launches = (device.launch_us or 0.0) * 1e-6 * len(ops)
+    calls = sum(not cycles.folded(op) for op in ops)
+    launches = (device.launch_us or 0.0) * 1e-6 * calls
     terms, first, slowest = [], None, None
     for kernels in cycles.of_device(device):
         found = cycles.total(ops, kernels, case.batch)
@@ -87,7 +90,7 @@ def _counted_cycles(case: Case) -> tuple[list[Term], Predicted]:
         )
         work = (
             f"{count(cycles.macs(ops) * case.batch)} multiply-accumulates x cycles ({each}) and other operators"
-            f" / {count(device.clock_hz or 0)}Hz + {len(ops)} operators x {device.launch_us or 0:g} us;"
+            f" / {count(device.clock_hz or 0)}Hz + {calls} operators x {device.launch_us or 0:g} us;"
             f" {kernels.sources[0].split(' (')[0]}"
         )
         terms.append(
@@ -97,9 +100,6 @@ def _counted_cycles(case: Case) -> tuple[list[Term], Predicted]:
         slowest = seconds
     to_ms = [None if value is None else value * 1e3 for value in (first, slowest)]
     return terms, Predicted(latency_ms=to_ms[0], latency_upper_ms=to_ms[1])
-
-
-UNKNOWN_WORK = "cannot be known without the FLOPs of every operator"
 
 
 def _engine_terms(placed: Placed | None) -> list[Term]:

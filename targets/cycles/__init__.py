@@ -79,7 +79,7 @@ def _cycles(op: OpFact, table: Mapping[str, float]) -> float | None:
         return None if op.flops is None else op.flops / 2 * table[op.op_class]
     if op.op_class == "pool":
         return None if op.flops is None else op.flops * table["pool"]
-    if op.op_class == "norm" or any(part in op.kind.lower() for part in FOLDED):
+    if folded(op):
         return 0.0
     if op.op_class in ("movement", "embedding"):
         return op.activations / 2 * table["movement"]
@@ -87,6 +87,11 @@ def _cycles(op: OpFact, table: Mapping[str, float]) -> float | None:
         # Half of what it touches is written, at least.
         return op.activations / 2 * table[op.op_class]
     return None if op.flops is None else op.flops / 2 * table["gemm"]
+
+
+def folded(op: OpFact) -> bool:
+    """Whether a converter makes this operator a part of the layer before it."""
+    return op.op_class == "norm" or any(part in op.kind.lower() for part in FOLDED)
 
 
 def macs(ops: Iterable[OpFact]) -> float:
