@@ -19,21 +19,26 @@ def to_toml(settings: Settings) -> str:
         "# How TensorRT builds the engine from model.onnx; `modelport finish` reads it. Precision is in the graph.",
         f"optimization_level = {settings.level}",
         f"version_compatible = {str(settings.version_compatible).lower()}",
-        f"hardware_compatible = {json.dumps(settings.hardware_compatible)}",
+        f"hardware_compatible = {_quoted(settings.hardware_compatible)}",
     ]
     if settings.workspace_bytes is not None:
         lines.append(f"workspace_bytes = {settings.workspace_bytes}")
     if settings.timing_cache is not None:
-        lines.append(f"timing_cache = {json.dumps(settings.timing_cache)}")
+        lines.append(f"timing_cache = {_quoted(settings.timing_cache)}")
     for name, profile in settings.profiles.items():
         lines += [
             "",
-            f"[profile.{json.dumps(name)}]",
+            f"[profile.{_quoted(name)}]",
             f"least = {list(profile.least)}",
             f"best = {list(profile.best)}",
             f"most = {list(profile.most)}",
         ]
     return "\n".join(lines) + "\n"
+
+
+def _quoted(text: str) -> str:
+    """A TOML string: JSON's, but for its pairs of surrogates."""
+    return json.dumps(text, ensure_ascii=False)
 
 
 def from_toml(path: Path) -> Settings:

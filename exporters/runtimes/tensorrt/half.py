@@ -64,8 +64,11 @@ def exact_nodes(model: onnx.ModelProto) -> set[str]:
     """Names of nodes that compute positions and sizes in float: those of `EXACT` and the simple ones before them."""
     makers = {name: node for node in model.graph.node for name in node.output}
     weights = graph.float_weights(model)
+    floats = {value.name for value in model.graph.value_info if value.type.tensor_type.elem_type == T.FLOAT}
     seen: set[str] = set()
-    waiting = [node for node in model.graph.node if node.op_type in EXACT]
+    waiting = [
+        node for node in model.graph.node if node.op_type in EXACT and floats & {*node.input, *node.output}
+    ]
     while waiting:
         node = waiting.pop()
         if node.name in seen:

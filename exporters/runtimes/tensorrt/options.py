@@ -76,13 +76,13 @@ def read_shapes(text: str) -> dict[str, Profile]:
     for part in filter(None, (part.strip() for part in text.split(";"))):
         name, equals, listed = (piece.strip() for piece in part.partition("="))
         where = f"--shapes: {name}"
-        shapes = [_shape(shape, where) for shape in listed.split("..")]
-        if not equals or not name or name in found or len(shapes) > 3:
+        if not equals or not name or name in found or listed.count("..") > 2:
             raise UsageError(
                 "an input's shapes are given once, as least..best..most",
                 where=where,
                 mend="Write them as in ids=1x1..1x128..8x512",
             )
+        shapes = [_shape(shape, where) for shape in listed.split("..")]
         least, most = shapes[0], shapes[-1]
         best = shapes[1] if len(shapes) == 3 else most
         if len({len(shape) for shape in shapes}) > 1:
