@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ....sources.huggingface import safetensors
-from ....targets.errors import UsageError
+from ....targets.errors import SourceUnreadable, UsageError
 
 if TYPE_CHECKING:
     import torch
@@ -55,13 +55,22 @@ class Kept:
         done = _read(folder / DONE).get("layers", 0) if (folder / DONE).exists() else 0
         self.done = done if isinstance(done, int) and done >= 0 else 0
 
-    def layer(self, index: int) -> Iterator[tuple[str, bytes]]:
-        """Names and bytes of the tensors of a finished layer. Raises SourceUnreadable for a damaged file."""
+    def layer(self, index: int, sizes: Mapping[str, int]) -> Iterator[tuple[str, bytes]]:
+        """Names and bytes of the tensors of a finished layer, each of the size that `sizes` tells.
+
+        Raises SourceUnreadable for a damaged file.
+        """
         assert self.folder is not None
         path = self.folder / f"layer-{index:05d}.safetensors"
         header = safetensors.read_header(path)
         with path.open("rb") as stream:
             for fact in header.tensors:
+                if sizes.get(fact.name) != fact.nbytes:
+                    raise SourceUnreadable(
+                        f"{fact.nbytes:,} bytes of {fact.name}, which has {sizes.get(fact.name)}",
+                        where=str(path),
+                        mend=OTHER,
+                    )
                 stream.seek(header.begins[fact.name])
                 yield fact.name, stream.read(fact.nbytes)
 

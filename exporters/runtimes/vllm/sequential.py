@@ -44,10 +44,11 @@ def write(
     with shards.Writer(folder, files, layout.stored) as writer:
         outside = [weight for weight in layout.weights if weight.layer is None]
         _copy(writer, outside)
-        for layer in range(kept.done):
-            for name, data in kept.layer(layer):
+        sizes = {tensor.name: tensor.nbytes for tensor in layout.stored}
+        for layer in range(min(kept.done, layout.layers)):
+            for name, data in kept.layer(layer, sizes):
                 writer.write(name, data)
-        if kept.done == layout.layers:
+        if kept.done >= layout.layers:
             return ()
         return _layers(Skeleton(source, layout), scheme, writer, windows, kept, progress)
 
