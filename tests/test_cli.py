@@ -123,7 +123,7 @@ def test_targets_and_devices_are_listed() -> None:
 def test_the_matrix_gives_a_reason_for_every_refusal() -> None:
     code, out, _ = run("targets", "--matrix")
     assert code == 0
-    assert "onnx → android:" in out
+    assert "gguf → android:" in out
 
 
 def test_doctor_names_the_command_for_each_missing_part() -> None:

@@ -20,6 +20,12 @@ if TYPE_CHECKING:
 
 LAYOUTS = ("nchw", "nhwc")
 
+TORCH_SOURCES = {
+    "torch-exported": "the exported program", "huggingface": "the module that transformers loads",
+    "onnx": "the operators of the ONNX file",
+}  # fmt: skip
+"""Kinds that become a torch module first, and what a note calls it."""
+
 TO_NHWC, TO_NCHW = (0, 2, 3, 1), (0, 3, 1, 2)
 """Axis orders from the other layout, as `numpy.transpose` takes them."""
 
@@ -46,7 +52,7 @@ def convert(job: Job) -> FloatModel:
     if layout not in (None, *LAYOUTS):
         raise UsageError(f"there is no layout {layout!r}", where="--layout", mend="Known are nchw and nhwc")
     path = Path(job.source_path)
-    if job.source_kind in ("torch-exported", "huggingface"):
+    if job.source_kind in TORCH_SOURCES:
         return _from_torch(job.source_kind, path, job.options, sample_shapes(job))
     if job.source_kind in ("saved-model", "keras"):
         return _from_tensorflow(job.source_kind, path, job.options, sample_shapes(job))
@@ -90,9 +96,8 @@ def _from_torch(kind: str, path: Path, options: Mapping[str, Any], sizes: Shapes
         n for n, t in zip(source.input_names, source.example, strict=True) if str(t.dtype) == "torch.int64"
     ]
     notes = [
-        "Converted with litert_torch from "
-        + ("the exported program" if kind == "torch-exported" else "the module that transformers loads")
-        + f"; every size is fixed: {_shapes(source.input_names, [tuple(t.shape) for t in example])}"
+        f"Converted with litert_torch from {TORCH_SOURCES[kind]}; every size is fixed: "
+        f"{_shapes(source.input_names, [tuple(t.shape) for t in example])}"
     ]
     if wide:
         notes.append(f"int64 inputs are int32 in the artifact: {', '.join(wide)}")

@@ -163,8 +163,8 @@ def test_a_wrong_scheme_gets_the_closest_names():
 
 
 def test_a_refused_source_says_why_and_what_works():
-    with pytest.raises(Unsupported, match=r"onnx -> android.*ONNX importer.*Nearest: onnx -> server-cpu"):
-        registry.find_target("android").require_source("onnx")
+    with pytest.raises(Unsupported, match=r"gguf -> android.*no graph.*Nearest: gguf -> local-llm"):
+        registry.find_target("android").require_source("gguf")
     registry.find_target("android").require_source("keras")
 
 
