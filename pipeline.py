@@ -76,6 +76,7 @@ def check(request: Request) -> Check:
     sequence = request.sequence or default_sequence(source)
     facts = sources.inspect(source, sequence=sequence, signature=request.signature)
     plan.refuse_scheme(facts, scheme, target)
+    plan.refuse_operators(facts, target)
     calibrated = request.calibration is not None or request.imatrix is not None
     counted, why = foresee.sizes(source, target, calibrated=calibrated) if target.sizes else ({}, "")
 

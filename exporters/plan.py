@@ -80,6 +80,17 @@ def refuse_scheme(facts: ModelFacts, scheme: QuantScheme, target: Target) -> Non
     )
 
 
+def refuse_operators(facts: ModelFacts, target: Target) -> None:
+    """Raise Unsupported where the graph has operators that the target's runtime has no kernel for."""
+    lacking = {op.kind: op.name for op in facts.ops for part in target.lacks if part in op.kind.lower()}
+    if lacking:
+        named = ", ".join(f"{kind} (in {name})" for kind, name in sorted(lacking.items())[:4])
+        raise Unsupported(
+            f"{target.name} has no kernel for {named}",
+            mend="Rewrite that part of the model, or choose target android for a phone or a board with Linux",
+        )
+
+
 READ_BY: Mapping[str, tuple[str, ...]] = {
     "layout": ("litert", "tflite_micro"),
     "fit": ("tflite_micro",),

@@ -138,6 +138,8 @@ class Target:
     """What holds instead of `overhead` on devices of a class, by class."""
     server: Server | None = None
     """None where the runtime serves nobody, or one user on one device."""
+    lacks: tuple[str, ...] = ()
+    """Parts of operators' names, in small letters, that the runtime has no kernel for in any of its schemes."""
     steps: tuple[str, ...] = ("export",)
     """Functions of the runtime that convert, in order, each in a worker of its own; the last one writes."""
     verify: str = "arrays"
@@ -209,6 +211,7 @@ def read_card(path: Path | str) -> Target:
         overhead=_read_overhead(table.table("overhead")),
         overhead_on=_read_overheads(table.table("overhead_on")),
         server=_read_server(table.table("server")) if "server" in table.keys() else None,  # noqa: SIM118
+        lacks=table.texts("lacks", ()),
         steps=_steps(table),
         verify=table.text("verify", "arrays", choices=VERIFY),
         runner=_module(table, "runner", ""),

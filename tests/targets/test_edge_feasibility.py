@@ -6,7 +6,9 @@ import dataclasses
 
 import pytest
 
+from modelport.exporters import plan
 from modelport.targets import cycles, feasibility, registry
+from modelport.targets.errors import Unsupported
 from modelport.targets.facts import IoFact, ModelFacts, OpFact, PeakFact, TensorFact
 
 EDGE = registry.find_target("edge")
@@ -113,3 +115,10 @@ def test_a_board_with_linux_holds_weights_in_memory_and_has_no_flash_limit():
     assert term(verdict, "M_model").value > 0
     assert not [each for each in verdict.terms if each.name == "flash"]
     assert term(verdict, "runtime").value > 12_000_000
+
+
+def test_an_operator_without_a_kernel_is_refused_from_the_facts_alone():
+    odd = dataclasses.replace(CNN, ops=(*CNN.ops, OpFact("block.3", "aten.gelu.default", "elementwise", 8)))
+    with pytest.raises(Unsupported, match=r"aten\.gelu\.default \(in block\.3\)"):
+        plan.refuse_operators(odd, EDGE)
+    plan.refuse_operators(CNN, EDGE)
