@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import shutil
 
-import edge_headers
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import edge_headers
 from modelport.exporters.runtimes.tflite_micro import cpp, operators
 from modelport.exporters.runtimes.tflite_micro.reference import Edge, Sample
 
