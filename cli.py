@@ -138,6 +138,7 @@ def modelport() -> None:
 @click.option("--timeout", type=float, metavar="SECONDS", help="Most time of a worker process.")
 @click.option("--overwrite", is_flag=True, help="Replace an output folder that modelport made.")
 @click.option("--force", is_flag=True, help="Convert although it does not fit.")
+@click.option("--offline-plan", is_flag=True, help="Microcontrollers: write the arena's plan into the model.")
 @click.option("--fit", is_flag=True, help="Microcontrollers: look for what makes it fit, step by step.")
 @click.option("--keep", is_flag=True, help="Publish although the fidelity is below the budget.")
 @click.option("--no-samples", is_flag=True, help="Publish no held-out samples beside the artifact.")

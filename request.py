@@ -81,6 +81,8 @@ class Request:
     """author=, description=, licence= and version= of a Core ML package."""
     fit: bool = False
     """Look for what makes a model fit a microcontroller: another order of operators, and what else would help."""
+    offline_plan: bool = False
+    """Write the arena's plan into a microcontroller's model, so that the device plans nothing."""
     mesh: str | None = None
     """Devices that a StableHLO program is split over, as in "data=4,model=2"."""
     samples: int | None = None

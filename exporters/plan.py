@@ -94,6 +94,7 @@ def refuse_operators(facts: ModelFacts, target: Target) -> None:
 READ_BY: Mapping[str, tuple[str, ...]] = {
     "layout": ("litert", "tflite_micro"),
     "fit": ("tflite_micro",),
+    "offline_plan": ("tflite_micro",),
     "opset": ("onnxruntime", "tensorrt"),
     "imatrix": ("gguf",),
     "via": ("gguf",),

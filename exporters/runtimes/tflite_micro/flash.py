@@ -23,9 +23,10 @@ def code_bytes(kinds: Iterable[str]) -> int:
     """
     table = _table()
     files = {table["operators"].get(kind, "") for kind in kinds}
-    sizes = table["kernels"]
+    sizes: dict[str, int] = table["kernels"]
     middle = sorted(sizes.values())[len(sizes) // 2]
-    return int(table["interpreter"]) + sum(sizes.get(file, middle) for file in files)
+    interpreter = int(table["interpreter"])
+    return interpreter + sum(sizes.get(file, middle) for file in files)
 
 
 def basis() -> str:

@@ -13,7 +13,7 @@ from ....targets.figures import size
 from ...litert import flatbuffer
 from ...litert.flatbuffer import Graph
 from . import flash, patches, reorder, scratch
-from .arena import ArenaPlan, plan
+from .arena import ArenaPlan, plan, with_offline_plan
 from .cpp import ArenaSize
 
 POINTER = 4
@@ -80,6 +80,7 @@ class Climb:
 def climb(model: Any, options: Mapping[str, Any]) -> Climb:
     """Plan the arena; with `options["fit"]`, first put the operators in the order with the lowest peak.
 
+    `options["offline_plan"]` writes the plan into the model's metadata, so that the device plans nothing.
     `options["ram_bytes"]` is what the device can give. Where the arena takes more, the other rungs are added as
     suggestions, each with what it would save and cost. `model` (ModelT) has its tensors' names still.
     """
@@ -88,6 +89,9 @@ def climb(model: Any, options: Mapping[str, Any]) -> Climb:
     if options.get("fit"):
         model, now, rung = _reordered(model, now)
         rungs.append(rung)
+    if options.get("offline_plan"):
+        model = with_offline_plan(model, now)
+        now = plan(flatbuffer.write(model), POINTER)
     limit = options.get("ram_bytes")
     graph = Graph(model)
     if limit is not None and now.needed > int(limit):

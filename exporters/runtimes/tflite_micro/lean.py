@@ -99,7 +99,7 @@ def _identity(tensor: Any) -> tuple[Any, ...]:
 def _drop_codes(model: Any) -> None:
     """One operator code a kind and version, in the order of first use."""
     new: dict[tuple[Any, ...], int] = {}
-    codes = []
+    codes: list[Any] = []
     for subgraph in model.subgraphs:
         for op in subgraph.operators:
             code = model.operatorCodes[op.opcodeIndex]
