@@ -260,3 +260,14 @@ def test_each_server_is_named_only_where_it_reads_the_format() -> None:
     }
     assert named["w4a16-awq"] == {"vLLM", "SGLang"}
     assert named["w8a8-int8"] == {"vLLM", "SGLang", "TGI"}
+
+
+def test_groups_that_gpus_cannot_share_are_said(tmp_path: Path) -> None:
+    model = source(tmp_path / "model", hidden=256, feed=768)
+    planned = layout.of(model, schemes.find("w4a16-gptq", calibrated=True))
+
+    def said(gpus: int, scheme: str = "w4a16-gptq") -> tuple[str, ...]:
+        return produce._splits(planned, schemes.find(scheme), {"tensor_parallel": gpus})
+
+    assert said(1) == said(2) == said(4, "w8a8-fp8") == ()
+    assert "4 matrices, as model.layers.0.self_attn.o_proj" in said(4)[0]

@@ -47,7 +47,7 @@ def run(job: Job, progress: Progress) -> Outcome:
     script.chmod(0o755)
     return Outcome(
         files=(FOLDER, serve.SCRIPT),
-        notes=(*planned.notes, *notes, NOT_RUN),
+        notes=(*planned.notes, *notes, *_splits(planned, scheme, job.options.get("serving")), NOT_RUN),
         data={
             "seconds": seconds,
             "bytes_written": files.nbytes,
@@ -84,6 +84,25 @@ def foretell(job: Job, progress: Progress) -> Outcome:
         raise refused
     progress("size of the file", 1, 1)
     return Outcome(data={"file_bytes": file_bytes, "tensor_bytes": tensor_bytes})
+
+
+def _splits(planned: Layout, scheme: Scheme, serving: Mapping[str, Any] | None) -> tuple[str, ...]:
+    """A note where GPUs cannot share a matrix: its rows are split where vLLM splits them, between whole groups."""
+    gpus = int((serving or {}).get("tensor_parallel") or 1)
+    if scheme.weights != "int4" or gpus == 1:
+        return ()
+    split = ("o_proj.weight", "down_proj.weight")
+    broken = [
+        weight.name
+        for weight in planned.weights
+        if weight.name.endswith(split) and weight.place.shape[1] % (gpus * schemes.GROUP)
+    ]
+    if not broken:
+        return ()
+    return (
+        f"On {gpus} GPUs vLLM cannot split {len(broken)} matrices, as {broken[0]}, "
+        f"into whole groups of {schemes.GROUP}.",
+    )
 
 
 def _scheme(job: Job) -> Scheme:
