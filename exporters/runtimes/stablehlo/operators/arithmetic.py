@@ -16,12 +16,12 @@ def _integers(*values: Any) -> bool:
     return all(jnp.issubdtype(jnp.result_type(value), jnp.integer) for value in values)
 
 
-def add(x: Any, y: Any, *, alpha: Any = 1) -> Any:
+def add(x: Any, y: Any, alpha: Any = 1) -> Any:
     """x + alpha · y; of two booleans, either."""
     return jnp.add(x, y if alpha == 1 else y * alpha)
 
 
-def subtract(x: Any, y: Any, *, alpha: Any = 1) -> Any:
+def subtract(x: Any, y: Any, alpha: Any = 1) -> Any:
     """x − alpha · y."""
     return jnp.subtract(x, y if alpha == 1 else y * alpha)
 
@@ -44,7 +44,7 @@ def power(x: Any, y: Any) -> Any:
         y = int(y)
     if isinstance(y, int) and not isinstance(y, bool) and y >= 0 and hasattr(x, "dtype"):
         return jax.lax.integer_pow(x, y)
-    if y == 0.5:
+    if isinstance(y, float) and y == 0.5:
         return jnp.sqrt(x)
     return jnp.power(*(v if isinstance(v, (int, float)) else _at_least_32(v) for v in (x, y)))
 
@@ -76,7 +76,7 @@ def shift_left(x: Any, y: Any) -> Any:
 
 BINARY: dict[str, Function] = {
     "add": add, "sub": subtract, "mul": jnp.multiply, "div": divide, "fmod": jnp.fmod, "remainder": jnp.remainder,
-    "floor_divide": jnp.floor_divide, "rsub": lambda x, y, *, alpha=1: subtract(y, x, alpha=alpha),
+    "floor_divide": jnp.floor_divide, "rsub": lambda x, y, alpha=1: subtract(y, x, alpha),
     "eq": jnp.equal, "ne": jnp.not_equal, "lt": jnp.less, "le": jnp.less_equal, "gt": jnp.greater,
     "ge": jnp.greater_equal, "bitwise_and": jnp.bitwise_and, "bitwise_or": jnp.bitwise_or,
     "bitwise_xor": jnp.bitwise_xor, "bitwise_left_shift": shift_left, "bitwise_right_shift": jnp.right_shift,
