@@ -106,7 +106,8 @@ class Writer:
             handle = os.open(self._folder / shard.file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
             self._handles[shard.file] = handle
             os.pwrite(handle, shard.front, 0)
-            os.posix_fallocate(handle, 0, shard.nbytes)
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(handle, 0, shard.nbytes)
             self._places |= {name: (handle, begin) for name, begin in shard.begins.items()}
         if self._files.index is not None:
             (self._folder / INDEX).write_bytes(self._files.index)

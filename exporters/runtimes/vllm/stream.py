@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-import mmap
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -26,10 +26,10 @@ STAGE = "quantize"
 
 
 class Source:
-    """The source's files, mapped once each; pages go back to the system as others are read."""
+    """The source's files, opened once each and read in pieces: mapped pages would count as our memory."""
 
     def __init__(self) -> None:
-        self._maps: dict[Path, mmap.mmap] = {}
+        self._handles: dict[Path, int] = {}
         self._open = ExitStack()
 
     def __enter__(self) -> Source:
@@ -43,21 +43,29 @@ class Source:
         rows = place.shape[0] if len(place.shape) > 1 else 1
         width = math.prod(place.shape) // max(rows, 1)
         dtype = rounding.NUMPY[place.dtype]
-        mapped = self._mapped(place.file)
+        handle = self._handle(place.file)
         step = max(1, SLAB // max(width, 1))
         for first in range(0, rows, step):
             count = min(step, rows - first)
             begin = place.begin + first * width * dtype.itemsize
-            held = mapped[begin : begin + count * width * dtype.itemsize]
+            held = bytearray(count * width * dtype.itemsize)
+            _read(handle, held, begin, place.file)
             yield first, np.frombuffer(held, dtype).reshape(count, width)
 
-    def _mapped(self, file: Path) -> mmap.mmap:
-        if file not in self._maps:
-            with file.open("rb") as stream:
-                self._maps[file] = self._open.enter_context(
-                    mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
-                )
-        return self._maps[file]
+    def _handle(self, file: Path) -> int:
+        if file not in self._handles:
+            self._handles[file] = self._open.enter_context(file.open("rb")).fileno()
+        return self._handles[file]
+
+
+def _read(handle: int, into: bytearray, begin: int, file: Path) -> None:
+    """Fill a buffer from a file; one call gives at most 2 GiB."""
+    view = memoryview(into)
+    while view:
+        done = os.preadv(handle, [view], begin)
+        if not done:
+            raise SourceUnreadable("has become shorter while it was read", where=file.name)
+        view, begin = view[done:], begin + done
 
 
 def write(layout: Layout, scheme: Scheme, folder: Path, files: shards.Files, progress: Progress) -> None:
