@@ -114,12 +114,8 @@ def _scheme(job: Job) -> Scheme:
             where="--calibration",
             mend="Give --calibration TEXT (.txt or .jsonl)",
         )
-    if not scheme.calibrates and job.options.get("resume"):
-        raise UsageError(
-            f"{scheme.name} reads every weight once and is done in one go",
-            where="--resume",
-            mend="Leave it out",
-        )
+    if job.options.get("resume"):
+        schemes.require_resumable(scheme)
     return scheme
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ....targets.errors import Unsupported
+from ....targets.errors import Unsupported, UsageError
 
 GROUP = 128
 """Columns that share a scale in 4-bit schemes: what vLLM's Marlin kernels take."""
@@ -64,6 +64,16 @@ def find(name: str, *, calibrated: bool = False) -> Scheme:
     if name == "w8a8-int8" and calibrated:
         return Scheme(scheme.name, scheme.preset, scheme.weights, calibrates=True)
     return scheme
+
+
+def require_resumable(scheme: Scheme) -> None:
+    """Raise UsageError where there are no layers that a later run could go on from."""
+    if not scheme.calibrates:
+        raise UsageError(
+            f"{scheme.name} without text reads every weight once and is done in one go",
+            where="--resume",
+            mend="Leave it out",
+        )
 
 
 def require_columns(scheme: Scheme, name: str, columns: int) -> None:
