@@ -192,14 +192,13 @@ def _array_stages(target: Target, scheme: QuantScheme, calibrated: bool) -> tupl
 
 def _language_stages(target: Target, scheme: QuantScheme, calibrated: bool) -> tuple[Stage, ...]:
     data = "the user's text" if calibrated else "Python's own documentation, since no text was given"
+    header = Stage(
+        "write the header", "tokenizer and metadata; both tokenizers must agree before a weight is read"
+    )
     return (
         Stage("cut text into windows", f"{data}; held-out ones are kept for verification"),
-        Stage(
-            "write the header", "tokenizer and metadata; both tokenizers must agree before a weight is read"
-        ),
-        Stage(
-            f"export to {target.format}", f"{scheme.title} by runtime {target.runtime!r}, tensor by tensor"
-        ),
+        *((header,) if "header" in target.steps else ()),
+        Stage(f"export to {target.format}", f"{scheme.title} by runtime {target.runtime!r}"),
         Stage("run the source", "log-probabilities of the held-out text, where the model fits in memory"),
         Stage("audit and verify", "the written file is opened again, counted, run and compared"),
         Stage("publish", "one atomic rename, with manifest.json and report.html"),

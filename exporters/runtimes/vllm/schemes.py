@@ -70,9 +70,9 @@ def require_resumable(scheme: Scheme) -> None:
     """Raise UsageError where there are no layers that a later run could go on from."""
     if not scheme.calibrates:
         raise UsageError(
-            f"{scheme.name} without text reads every weight once and is done in one go",
+            f"{scheme.name} reads every weight once and is done in one go",
             where="--resume",
-            mend="Leave it out",
+            mend="Leave it out" + (", or give --calibration" if scheme.name == "w8a8-int8" else ""),
         )
 
 
