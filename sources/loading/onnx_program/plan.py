@@ -19,7 +19,7 @@ from .call import Call, Operator, Refused
 from .expansion import expanded
 from .known import RANDOM, Array, attribute, computed
 from .nested import MAX_STEPS, NESTED
-from .operators import OPERATORS
+from .operators import DOMAINS, OPERATORS
 from .sequences import SEQUENCES
 from .stored import array_of
 
@@ -84,7 +84,7 @@ class Plan:
     def node(self, node: onnx.NodeProto, values: dict[str, Any]) -> None:
         """Run one node on `values`, by name, and put its results among them."""
         place = f"{self._path.name}: node {node.name or node.output[0]!r} ({node.op_type})"
-        if node.domain not in ("", "ai.onnx"):
+        if (node.domain or "ai.onnx") != DOMAINS.get(node.op_type, "ai.onnx"):
             raise Unsupported(f"the operator {node.domain}.{node.op_type} is not covered", where=place)
         early = next((name for name in node.input if name and name not in values), None)
         if early is not None:

@@ -6,6 +6,7 @@ from ..call import Operator
 from . import (
     attention,
     casting,
+    classic,
     comparison,
     convolution,
     elementwise,
@@ -25,10 +26,13 @@ from . import (
 
 FAMILIES = (
     elementwise, casting, comparison, convolution, pooling, reduction, shape, indexing, normalisation, linear,
-    recurrent, quantization, integer, attention, resize, sampling, signal,
+    recurrent, quantization, integer, attention, resize, sampling, signal, classic,
 )  # fmt: skip
 
 OPERATORS: dict[str, Operator] = {
     name: function for family in FAMILIES for name, function in family.OPERATORS.items()
 }
-"""Operator of the domain ai.onnx to the function that computes it."""
+"""Operator to the function that computes it."""
+
+DOMAINS = dict.fromkeys(classic.OPERATORS, "ai.onnx.ml")
+"""Domain of an operator that is not of ai.onnx."""
