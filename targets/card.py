@@ -82,6 +82,8 @@ class Overhead:
     """Code, session and bookkeeping."""
     memory_bytes_per_op: int = 0
     """Bookkeeping for each operator."""
+    memory_bytes_per_channel: int = 0
+    """What kernels keep for each output channel of a convolution."""
     code_bytes: int = 0
     """The runtime's code in flash, on devices that run from it."""
     weight_copies: float = 0.0
@@ -296,6 +298,7 @@ def _read_overhead(table: Table) -> Overhead:
     overhead = Overhead(
         memory_bytes=table.count("memory_bytes", 0),
         memory_bytes_per_op=table.count("memory_bytes_per_op", 0),
+        memory_bytes_per_channel=table.count("memory_bytes_per_channel", 0),
         code_bytes=table.count("code_bytes", 0),
         weight_copies=table.number("weight_copies", 0.0),
         file_bytes=table.count("file_bytes", 0),

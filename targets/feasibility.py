@@ -65,19 +65,26 @@ def judge(
         verdict,
         alternatives=find_alternatives(case, assess),
         advice=_advice(case),
-        reorderable=len(verdict.reasons) == 1 and shrink.reorderable(case, _room(case)[0]),
+        reorderable=len(verdict.reasons) == 1
+        and shrink.reorderable(case, _room(case)[0] - _by_channel(case)),
     )
 
 
+def _by_channel(case: Case) -> float:
+    """Bytes that kernels keep for every channel of the model."""
+    each = case.target.overhead_for(case.device.device_class).memory_bytes_per_channel
+    return each * memory.channels(case.facts)
+
+
 def _room(case: Case) -> tuple[float, float]:
-    """RAM and flash that activations and weights can have on a device that runs weights from flash; 0 elsewhere."""
+    """RAM for activations and channels, and flash for weights, on a device that runs them from flash; 0 elsewhere."""
     usable, flash = case.device.usable_bytes, case.device.flash_bytes
     if usable is None or flash is None:
         return 0.0, 0.0
     extra = case.target.overhead_for(case.device.device_class)
     ops = len(case.facts.ops)
     return (
-        usable - extra.memory_bytes - extra.memory_bytes_per_op * ops,
+        usable - memory.runtime_bytes(case.facts, extra) + _by_channel(case),
         flash - extra.code_bytes - extra.file_bytes - extra.file_bytes_per_op * ops,
     )
 
@@ -86,7 +93,7 @@ def _advice(case: Case) -> tuple[str, ...]:
     """What to change in a graph so that it fits a device that runs weights from flash."""
     if case.device.flash_bytes is None or case.facts.llm is not None:
         return ()
-    return shrink.advice(case, *_room(case))
+    return shrink.advice(case, *_room(case), _by_channel(case))
 
 
 def make_case(
@@ -188,7 +195,7 @@ def _memory_terms(case: Case) -> tuple[list[Term], Term]:
     else:
         parts.append(graph_activations(case))
     extra = case.target.overhead_for(case.device.device_class)
-    own = extra.memory_bytes + extra.memory_bytes_per_op * len(case.facts.ops)
+    own = memory.runtime_bytes(case.facts, extra)
     runtime = own + extra.weight_copies * resident
     copies = (
         f" + {extra.weight_copies:g} x M_model kept by the loader" if extra.weight_copies and resident else ""

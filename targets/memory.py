@@ -81,6 +81,28 @@ def _group(tensor: TensorFact, llm: LlmFacts | None) -> str:
     return "embeddings" if named or sized else "matrices"
 
 
+def channels(facts: ModelFacts) -> int:
+    """Output channels of all convolutions: axis 0 of a weight in torch and ONNX, the last ones in TensorFlow."""
+    last = facts.kind in ("keras", "saved-model")
+    total = 0
+    for tensor in facts.tensors:
+        if len(tensor.shape) == 4:
+            # A depthwise weight is (height, width, channels, 1) there.
+            total += (
+                max(tensor.shape[3], 1) if last and tensor.shape[3] > 1 else tensor.shape[2 if last else 0]
+            )
+    return total
+
+
+def runtime_bytes(facts: ModelFacts, overhead: Overhead) -> float:
+    """What the runtime takes for itself beside weights and activations."""
+    return (
+        overhead.memory_bytes
+        + overhead.memory_bytes_per_op * len(facts.ops)
+        + overhead.memory_bytes_per_channel * channels(facts)
+    )
+
+
 def dense_bytes(elements: float, bits: float) -> float:
     """Bytes of `elements` values at `bits` effective bits each: elements * bits / 8."""
     return elements * bits / 8

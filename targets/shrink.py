@@ -14,11 +14,12 @@ SMALLEST_SIDE = 32
 SMALLEST_WIDTH = 0.1
 
 
-def advice(case: Case, ram: float, flash: float) -> tuple[str, ...]:
+def advice(case: Case, ram: float, flash: float, by_channel: float) -> tuple[str, ...]:
     """Sentences on what to change in the model, each with what it would take then.
 
-    `ram` and `flash` are the bytes that activations and weights can have. Activations grow with the square of an
-    image's side and with the number of channels, weights with the square of the number of channels.
+    `ram` is what activations can have with `by_channel`, the bytes that kernels keep for every channel; `flash` is
+    what weights can have. Activations grow with the square of an image's side and with the number of channels,
+    weights with the square of the number of channels.
     """
     peak = case.facts.peak
     if peak is None:
@@ -27,14 +28,14 @@ def advice(case: Case, ram: float, flash: float) -> tuple[str, ...]:
     needed = peak.elements * case.batch * bits / 8
     weights = case.counts.elements * case.scheme.weight_bits / 8
     found = []
-    if reorderable(case, ram):
+    if reorderable(case, ram - by_channel):
         floor = peak.floor * case.batch * bits / 8
         found.append(f"another order of operators may need as little as {size(floor)}: --fit looks for it")
     width = _width(math.sqrt(max(flash, 0) / weights)) if weights > flash else 1.0
     if width < 1 and case.facts.tensors and width < SMALLEST_WIDTH:
         return tuple(found)
     side = _image_side(case)
-    room = ram / (needed * width)
+    room = (ram - by_channel * width) / (needed * width)
     if side is not None and room < 1:
         smaller = math.floor(side * math.sqrt(max(room, 0)) / STEP) * STEP
         if smaller >= SMALLEST_SIDE:
@@ -43,7 +44,7 @@ def advice(case: Case, ram: float, flash: float) -> tuple[str, ...]:
             changes += [f"{width:g} of the channels"] if width < 1 else []
             return (*found, _said(changes, needed * width * share, weights * width**2))
     if room < 1:
-        width = min(width, _width(ram / needed))
+        width = min(width, _width(ram / (needed + by_channel)))
     if SMALLEST_WIDTH <= width < 1:
         found.append(_said([f"{width:g} of the channels"], needed * width, weights * width**2))
     return tuple(found)

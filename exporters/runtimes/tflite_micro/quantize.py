@@ -9,13 +9,14 @@ from typing import Any
 
 from ....calibration.ranges import Range
 from ....calibration.samples import SampleSet
-from ....targets.errors import Unsupported, UsageError
+from ....targets.errors import ConversionFailed, Unsupported, UsageError
 from ...job import Job, Progress
 from ...litert import apply, flatbuffer, ranges, recipes
 from ...litert.convert import FloatModel
 from ...litert.flatbuffer import Graph, Op
 from ...ports import to_artifact
 
+SMALLEST_SPAN = 6 * 255 / 2**31
 ACTIVATION_BITS = {"int8": 8, "int16x8": 16}
 """Bits of the values between operators, by scheme; weights have 8."""
 
@@ -52,12 +53,27 @@ def quantize(source: FloatModel, job: Job, progress: Progress) -> tuple[Any, tup
     wanted = {t for op in graph.ops for t in graph.activations((*op.inputs, *op.outputs))}
     seen = ranges.collect(data, graph, wanted, feeds(), observer)
     progress("calibrate", samples.count, samples.count)
+    _refuse_dead(graph, seen)
     progress("quantize", 0, 1)
     model = flatbuffer.read(apply.apply(data, recipe, ranges.statistics_by_name(graph, seen)))
     progress("quantize", 1, 1)
     _refuse_float(Graph(model), job.quant)
     notes = [f"Ranges of {len(seen)} activations from {samples.count} samples by {observer}"]
     return model, (*notes, *_coarse(graph, seen, job.quant))
+
+
+def _refuse_dead(graph: Graph, seen: dict[int, Range]) -> None:
+    """Raise ConversionFailed where a layer's outputs are so small that kernels cannot express 6.0 in their scale.
+
+    Kernels clamp to what ReLU6 ends at, as an int32 in the output's scale (CalculateActivationRangeQuantized).
+    """
+    for tensor, found in seen.items():
+        span = max(found.high, 0.0) - min(found.low, 0.0)
+        if 0 < span < SMALLEST_SPAN:
+            raise ConversionFailed(
+                f"values of {graph.name(tensor)} lie within {span:.2g} on every sample: too small for integers",
+                mend="Look at the layers before it: weights that were never trained, or data of another scale",
+            )
 
 
 def _refuse_float(graph: Graph, scheme: str) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ....calibration.samples import SampleSet
+from ....targets.errors import ConversionFailed
 from ...job import Job, Port
 from ...litert.boundary import to_boundary
 from ...ports import to_artifact
@@ -52,7 +53,13 @@ def run_sample(data: bytes, job: Job, ports: Sequence[Port]) -> Sample:
     interpreter = Interpreter(
         model_content=data, experimental_op_resolver_type=OpResolverType.BUILTIN_REF, num_threads=1
     )
-    interpreter.allocate_tensors()
+    try:
+        interpreter.allocate_tensors()
+    except RuntimeError as error:
+        raise ConversionFailed(
+            f"the reference kernels do not take the file: {str(error).strip().splitlines()[0]}",
+            where="model.tflite",
+        ) from error
     # The file keeps the order of the graph; names by tensor are the source's, by signature.
     signature = interpreter._get_full_signature_list()["serving_default"]
     names = {index: name for side in ("inputs", "outputs") for name, index in signature[side].items()}
