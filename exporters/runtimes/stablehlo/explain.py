@@ -15,10 +15,11 @@ _LONGEST = 300
 def source_line(stack_trace: str | None) -> str:
     """The innermost line of a node's stack trace: 'model.py:12, in forward: x = torch.erfinv(x)'; "" without.
 
-    Only the file's name is given: the folders are those of the machine where the model was exported.
+    Only the file's name is given: the folders are those of the machine where the model was exported. Code that torch
+    generated from a program ("<eval_with_key>") is nobody's source.
     """
-    frames = re.findall(r'File "([^"]+)", line (\d+), in (\S+)\n\s*(.*)', stack_trace or "")
-    own = [frame for frame in frames if "/torch/" not in frame[0]] or frames
+    frames = re.findall(r'File "([^"<]+)", line (\d+), in (\S+)\n\s*(.*)', stack_trace or "")
+    own = [frame for frame in frames if "/torch/" not in frame[0]]
     if not own:
         return ""
     file, line, function, code = own[-1]
