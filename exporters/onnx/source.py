@@ -1,4 +1,4 @@
-"""The float ONNX graph that every scheme starts from: torch through torch.onnx, or an ONNX file as it is."""
+"""The float ONNX graph that every scheme starts from: by torch.onnx, by tf2onnx, or an ONNX file as it is."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import onnx
 from onnx import version_converter
 
+from ...sources.loading import tensorflow_onnx
 from ...sources.loading.onnx_model import refuse_non_finite
 from ...targets.errors import ConversionFailed, SourceUnreadable, Unsupported
 from ..job import Job
@@ -32,6 +33,11 @@ def float_model(job: Job) -> tuple[onnx.ModelProto, str]:
         onnx.load_external_data_for_model(model, str(path.parent))
         version = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
         return model, f"The ONNX graph was taken as it is (opset {version})."
+    if job.source_kind in tensorflow_onnx.KINDS:
+        model, notes = tensorflow_onnx.load(job.source_kind, path, job.options)
+        model = upgraded(model, int(job.options.get("opset") or tensorflow_onnx.OPSET), str(path))
+        route = f"tf2onnx, opset {model.opset_import[0].version}; {_free_axes(model)}."
+        return model, ". ".join((*notes, route))
     from ...sources.loading import torch_model
 
     opset = int(job.options.get("opset") or OPSET)

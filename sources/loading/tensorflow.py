@@ -183,7 +183,7 @@ def _saved_model(path: Path, options: Mapping[str, Any]) -> TensorflowModel:
     key = choose_signature(tuple(signatures), options, path)
     signature = signatures[key]
     specs = signature.structured_input_signature[1]
-    names = tuple(specs)
+    names = tuple(sorted(specs))  # TensorFlow gives them in another order each time
     _refuse_non_finite(_values(signature.variables), path)
     outputs = tuple(signature.structured_outputs)
 

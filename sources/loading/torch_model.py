@@ -41,7 +41,7 @@ class TorchModel:
 
 
 def load(kind: str, path: Path, options: Mapping[str, Any]) -> TorchModel:
-    """Load a source of kind "torch-exported", "huggingface" or "onnx" that passed its pre-flight validator.
+    """Load a source that passed its pre-flight validator: torch-exported, huggingface, onnx, keras, saved-model.
 
     `options["sequence"]` is the length of token inputs in the example (tokens, default 128). Raises
     SourceUnreadable for weights that are missing, of the wrong shape, NaN or Inf, and Unsupported for a
@@ -57,6 +57,11 @@ def load(kind: str, path: Path, options: Mapping[str, Any]) -> TorchModel:
         from . import onnx_program
 
         return onnx_program.load(path, options)
+    elif kind in ("keras", "saved-model"):
+        from . import onnx_program, tensorflow_onnx
+
+        graph, _ = tensorflow_onnx.load(kind, path, options)
+        return onnx_program.build(graph, path, int(options.get("sequence") or DEFAULT_SEQUENCE))
     else:
         raise Unsupported(f"a source of kind {kind!r} is not a torch model", where=str(path))
     for name, tensor in model.module.state_dict().items():
