@@ -19,7 +19,28 @@ def build(name: str, *, wide: bool = False) -> bytes:
 
     keras.backend.clear_session()
     keras.utils.set_random_seed(SEED)
-    return quantized(MODELS[name](), wide=wide)
+    model = MODELS[name]()
+    _awaken(model)
+    return quantized(model, wide=wide)
+
+
+def _awaken(model: Any) -> None:
+    """Give an untrained model activations of the size that a trained one has, and answers that differ.
+
+    Without it the values of a deep network vanish, until scales are too small for the kernels' multipliers.
+    """
+    from keras import layers
+
+    random = np.random.default_rng(SEED)
+    for layer in model.layers:
+        if isinstance(layer, layers.BatchNormalization):
+            # One pass in training mode then takes over the batch's own mean and variance.
+            layer.momentum = 0.0
+        elif isinstance(layer, layers.Dense):
+            kernel, bias = layer.get_weights()
+            layer.set_weights([2 * kernel, 0.1 * random.standard_normal(bias.shape)])
+    batch = [random.standard_normal((16, *tensor.shape[1:])).astype(np.float32) for tensor in model.inputs]
+    model(batch if len(batch) > 1 else batch[0], training=True)
 
 
 def quantized(model: Any, *, wide: bool = False) -> bytes:
