@@ -29,6 +29,8 @@ TORCH_SOURCES = {
 TO_NHWC, TO_NCHW = (0, 2, 3, 1), (0, 3, 1, 2)
 """Axis orders from the other layout, as `numpy.transpose` takes them."""
 
+TO = {"nhwc": TO_NHWC, "nchw": TO_NCHW}
+
 
 @dataclass(frozen=True)
 class FloatModel:
@@ -82,12 +84,13 @@ def _as_samples(source: torch_model.TorchModel, shapes: Shapes) -> torch_model.T
 
 def _from_torch(kind: str, path: Path, options: Mapping[str, Any], sizes: Shapes) -> FloatModel:
     source = _as_samples(torch_model.load(kind, path, options), sizes)
-    images = [i for i, t in enumerate(source.example) if t.is_floating_point() and is_image(t.shape, 1)]
+    own, images = _layout(kind, source.example)
+    other = "nhwc" if own == "nchw" else "nchw"
     module, example = source.module, source.example
     moved_in: tuple[int, ...] = ()
     moved_out: tuple[int, ...] = ()
-    if options.get("layout") == "nhwc":
-        module, example, moved_in, moved_out = _channels_last(source, images)
+    if options.get("layout") == other:
+        module, example, moved_in, moved_out = _relaid(source, images, other)
     data = _litert_torch(module, example)
     model = flatbuffer.read(data)
     flatbuffer.name_signature(model, source.input_names, source.output_names)
@@ -101,11 +104,11 @@ def _from_torch(kind: str, path: Path, options: Mapping[str, Any], sizes: Shapes
     ]
     if wide:
         notes.append(f"int64 inputs are int32 in the artifact: {', '.join(wide)}")
-    notes += _layout_notes(options, [source.input_names[i] for i in images], "nchw", bool(moved_in))
+    notes += _layout_notes(options, [source.input_names[i] for i in images], own, bool(moved_in))
     return FloatModel(
         model,
-        _ports(source.input_names, moved_in, TO_NHWC),
-        _ports(source.output_names, moved_out, TO_NHWC),
+        _ports(source.input_names, moved_in, TO[other]),
+        _ports(source.output_names, moved_out, TO[other]),
         tuple(notes),
     )
 
@@ -118,21 +121,40 @@ def is_image(shape: Sequence[int | None], channel_axis: int) -> bool:
     return channels is not None and (other is None or channels <= 4 or channels < other)
 
 
-def _channels_last(
-    source: torch_model.TorchModel, images: list[int]
+def _layout(kind: str, example: Sequence[torch.Tensor]) -> tuple[str, list[int]]:
+    """The layout of image inputs, and which they are: NCHW but in ONNX files that come from TensorFlow."""
+    floats = [(i, t.shape) for i, t in enumerate(example) if t.is_floating_point()]
+    first = [i for i, shape in floats if is_image(shape, 1)]
+    last = [i for i, shape in floats if is_image(shape, 3) and shape[3] <= 4]
+    return ("nhwc", last) if kind == "onnx" and last and not first else ("nchw", first)
+
+
+def _relaid(
+    source: torch_model.TorchModel, images: list[int], layout: str
 ) -> tuple[torch.nn.Module, tuple[torch.Tensor, ...], tuple[int, ...], tuple[int, ...]]:
-    """The module behind NHWC images, its example, and which inputs and outputs were moved."""
-    import litert_torch
+    """The module behind images in `layout`, its example, and which inputs and outputs were moved."""
     import torch
 
+    outward, inward = TO[layout], TO["nchw" if layout == "nhwc" else "nhwc"]
     with torch.inference_mode():
         results = source.module(*source.example)
     maps = tuple(i for i, r in enumerate(results) if r.is_floating_point() and r.dim() == 4) if images else ()
-    module = litert_torch.to_channel_last_io(source.module, args=images, outputs=list(maps))
+
+    class Relaid(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = source.module
+
+        def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            inside = [t.permute(inward) if i in images else t for i, t in enumerate(tensors)]
+            made = self.inner(*inside)
+            return tuple(r.permute(outward) if i in maps else r for i, r in enumerate(made))
+
     example = tuple(
-        tensor.permute(TO_NHWC).contiguous() if index in images else tensor
+        tensor.permute(outward).contiguous() if index in images else tensor
         for index, tensor in enumerate(source.example)
     )
+    module = Relaid()
     module.training = False  # eval() would walk into an exported program, which does not know it
     return module, example, tuple(images), maps
 
