@@ -96,14 +96,14 @@ def test_what_loses_more_than_the_budget_is_not_published(text: Path, tmp_path: 
 
 
 def test_a_conversion_that_is_killed_goes_on(text: Path, tmp_path: Path) -> None:
-    """The whole command is killed with SIGKILL behind the first layer; what a second one writes is the same."""
+    """The whole command is killed with SIGKILL behind the first layer; a second one does the rest only."""
     model = source(tmp_path / "model", "qwen2", layers=6)
     kept = tmp_path / "kept"
 
     def command(out: str) -> list[str]:
         return [
             str(CONVERT), str(model), "--target", "server-gpu-llm", "--quant", "w4a16-gptq", "--calibration", str(text),
-            "--samples", "40", "--held-out", "2", "--sequence", "128", "--threads", "1", "--out", str(tmp_path / out),
+            "--samples", "26", "--held-out", "2", "--sequence", "64", "--threads", "1", "--out", str(tmp_path / out),
             "--resume", str(kept), "--budget", "cosine=0", "--quiet",
         ]  # fmt: skip
 
@@ -114,13 +114,14 @@ def test_a_conversion_that_is_killed_goes_on(text: Path, tmp_path: Path) -> None
         os.killpg(running.pid, signal.SIGKILL)
     # The guardian ends the worker, which is in a session of its own.
     time.sleep(2)
-    assert json.loads((kept / "done.json").read_text())["layers"] < 6
+    done = json.loads((kept / "done.json").read_text())["layers"]
+    assert done < 6
     assert not (tmp_path / "out").exists()
+    before = {file: file.stat().st_mtime_ns for file in sorted(kept.glob("layer-*.safetensors"))[:done]}
     assert subprocess.run(command("out"), check=False).returncode == 0
-    shutil.rmtree(kept)
-    assert subprocess.run(command("again"), check=False).returncode == 0
-    first, second = (tmp_path / name / "checkpoint" / "model.safetensors" for name in ("out", "again"))
-    assert first.read_bytes() == second.read_bytes()
+    assert {file: file.stat().st_mtime_ns for file in before} == before
+    assert len(list(kept.glob("layer-*.safetensors"))) == 6
+    assert (tmp_path / "out" / "checkpoint" / "model.safetensors").is_file()
 
 
 @pytest.fixture(scope="module")
