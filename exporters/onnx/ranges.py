@@ -79,6 +79,33 @@ def peaks(
     return found
 
 
+def channel_peaks(
+    model: onnx.ModelProto, names: tuple[str, ...], samples: SampleSet, work: Path, progress: Progress
+) -> Mapping[str, np.ndarray[Any, Any]]:
+    """The largest magnitude of each channel (last axis) of each value on the samples: shape (channels,)."""
+    probe = onnx.ModelProto()
+    probe.CopyFrom(model)
+    ranks = {
+        value.name: len(value.type.tensor_type.shape.dim)
+        for value in (*probe.graph.value_info, *probe.graph.input, *probe.graph.output)
+    }
+    outputs = {}
+    for name in names:
+        size, peak = f"{name}_modelport_size", f"{name}_modelport_peak"
+        axes = helper.make_tensor(
+            f"{name}_modelport_axes", onnx.TensorProto.INT64, [ranks[name] - 1], range(ranks[name] - 1)
+        )
+        probe.graph.initializer.append(axes)
+        probe.graph.node.append(helper.make_node("Abs", [name], [size], size))
+        probe.graph.node.append(helper.make_node("ReduceMax", [size, axes.name], [peak], peak, keepdims=0))
+        probe.graph.output.append(helper.make_tensor_value_info(peak, onnx.TensorProto.FLOAT, None))
+        outputs[name] = (peak,)
+    found: dict[str, np.ndarray[Any, Any]] = {}
+    for name, values in _seen(probe, outputs, samples, work, progress):
+        found[name] = np.maximum(found[name], values) if name in found else values
+    return found
+
+
 def _seen(
     probe: onnx.ModelProto,
     outputs: Mapping[str, tuple[str, ...]],

@@ -12,7 +12,7 @@ from ....targets.errors import Unsupported
 from ...job import Job, Progress
 from ...onnx import files, graph, ranges, settle, shapes
 from ...onnx.source import upgraded
-from . import half, placement, quantize
+from . import balance, half, placement, quantize
 
 SCHEMES = ("fp32", "fp16", "bf16", "int8", "fp8")
 LEAST_OPSET = 19
@@ -60,6 +60,11 @@ def _half_range(
     if job.quant in quantize.FORMS:
         placed = placement.place(model, narrow_only=job.quant == "fp8")
         quantize.require_products(job, model, placed)
+        if job.quant == "int8" and graph.mixes(model):
+            samples = ranges.calibration_samples(job, quantize.MEND)
+            count = balance.balance(model, placed, samples, Path(job.work), progress)
+            placed = placement.place(model)
+            notes.append(f"{count} activations are balanced against their weights by channel (SmoothQuant).")
         observed, told = quantize.observed_ranges(job, model, placed, progress)
         notes.append(told)
     seen, count = _peaks(job, model, progress)

@@ -79,7 +79,11 @@ def exact_nodes(model: onnx.ModelProto) -> set[str]:
         ):
             seen.discard(node.name)  # a layer of the network, not an outer product of positions
             continue
-        waiting += [makers[name] for name in node.input if name in makers and makers[name].op_type in LEADS]
+        waiting += [
+            makers[name]
+            for name in node.input
+            if name in floats & makers.keys() and makers[name].op_type in LEADS
+        ]
     return seen
 
 

@@ -18,6 +18,8 @@ from . import placement
 
 Array = np.ndarray[Any, Any]
 
+MEND = "Give a .npz, a folder of images or a text file, or take --quant fp16"
+"""What to do without samples."""
 LEAST_SCALE = 2.0**-14
 """Smallest scale: the smallest normal float16, since scales are float16 where the graph is."""
 
@@ -81,9 +83,7 @@ def observed_ranges(
     job: Job, model: onnx.ModelProto, placed: placement.Placement, progress: Progress
 ) -> tuple[ranges.Ranges, str]:
     """Symmetric ranges of the activations on the user's samples, and one sentence about them."""
-    samples = ranges.calibration_samples(
-        job, "Give a .npz, a folder of images or a text file, or take --quant fp16"
-    )
+    samples = ranges.calibration_samples(job, MEND)
     observer = str(job.options.get("observer") or "minmax")
     found = ranges.observe(
         model, tuple(placed.activations), samples, observer, Path(job.work), progress, symmetric=True
