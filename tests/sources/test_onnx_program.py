@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -140,3 +141,13 @@ def test_a_file_of_digits_becomes_the_program_that_onnx_runtime_runs(digits: Pat
     program = torch.export.export(loaded.module, (torch.from_numpy(images),), strict=False)
     (given,) = program.module()(torch.from_numpy(images))
     assert np.abs(given.detach().numpy() - wanted).max() <= 1e-5 * np.abs(wanted).max()
+
+
+def test_every_operator_is_in_the_table_for_users() -> None:
+    from modelport.sources.loading.onnx_program import nested, operators, sequences
+
+    table = (
+        (Path(__file__).parents[2] / "docs" / "onnx.md").read_text(encoding="utf-8").split("## Operators")[1]
+    )
+    named = set(re.findall(r"\w+", table))
+    assert {*operators.OPERATORS, *nested.NESTED, *sequences.SEQUENCES} <= named
