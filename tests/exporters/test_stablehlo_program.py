@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -217,13 +216,52 @@ def test_positions_beyond_what_bfloat16_counts_stay_exact(tmp_path: Path) -> Non
     np.testing.assert_allclose(found, module(ids).detach().numpy(), atol=0.05)
 
 
-def test_a_free_size_that_the_model_constrains_is_kept_or_told(tmp_path: Path) -> None:
+def test_a_free_size_that_must_be_even_stays_free(tmp_path: Path) -> None:
     path = tmp_path / "h.pt2"
     dims = ({0: torch.export.Dim("batch", min=1, max=64), 1: 2 * torch.export.Dim("pairs", min=1, max=64)},)
     torch.export.save(torch.export.export(Halves(), (torch.ones(2, 6, 4),), dynamic_shapes=dims), path)
-    done: Any = export(path, "fp32", tmp_path / "out")
+    export(path, "fp32", tmp_path / "out")
     x = np.random.default_rng(0).normal(size=(1, 8, 4)).astype(np.float32)
-    told = " ".join(done.notes)
-    if "Fixed" not in told and "all shapes fixed" not in told:
-        (found,) = run(tmp_path / "out", x=x).values()
-        np.testing.assert_allclose(found, x.reshape(1, 4, 2, 4).sum(2), rtol=1e-5)
+    (found,) = run(tmp_path / "out", x=x).values()
+    np.testing.assert_allclose(found, x.reshape(1, 4, 2, 4).sum(2), rtol=1e-5)
+
+
+class Pooled(nn.Module):
+    """Cells of a size that depends on the image's."""
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return nn.functional.interpolate(image, scale_factor=2.0, mode="bilinear")
+
+
+def test_an_axis_that_jax_must_know_is_fixed_and_told(tmp_path: Path) -> None:
+    image = torch.randn(1, 3, 6, 5)
+    path = write_program(tmp_path / "p.pt2", Pooled(), [image], {2: "height"})
+    done = export(path, "fp32", tmp_path / "out")
+    assert any(note.startswith("Fixed at the example's size") and "axis 2" in note for note in done.notes)
+
+
+class Placed(nn.Module):
+    """A table of 16 places added to as many tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("table", torch.arange(64.0).reshape(1, 16, 4))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.table[:, : x.shape[1]]
+
+
+def test_a_bound_of_the_model_is_checked_when_the_program_runs(tmp_path: Path) -> None:
+    from jax import export as jax_export
+
+    path = tmp_path / "s.pt2"
+    dims = ({0: torch.export.Dim("batch"), 1: torch.export.Dim("tokens", min=1, max=16)},)
+    torch.export.save(torch.export.export(Placed(), (torch.randn(2, 8, 4),), dynamic_shapes=dims), path)
+    out = tmp_path / "out"
+    export(path, "fp32", out)
+    (found,) = run(out, x=np.zeros((1, 16, 4), np.float32)).values()
+    np.testing.assert_array_equal(found.ravel(), np.arange(64))
+    program = jax_export.deserialize(bytearray((out / "model.stablehlo").read_bytes()))
+    assert "<= 16" in program.mlir_module()
+    with pytest.raises(ValueError, match="shapes"):
+        run(out, x=np.zeros((1, 17, 4), np.float32))

@@ -72,7 +72,7 @@ def evaluate(
                     values[node.name] = _result(node, values, narrow)
             except ModelportError:
                 raise
-            except jax.export.InconclusiveDimensionOperation as error:
+            except jax.errors.InconclusiveDimensionOperation as error:
                 raise InconclusiveShape(f"{explain.describe(node)}: {explain.first_line(error)}") from error
             except Exception as error:  # JAX raises errors of its own many classes
                 raise explain.failed(node, error, path) from error
