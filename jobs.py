@@ -74,6 +74,7 @@ def _array_options(request: Request, checked: Check) -> dict[str, Any]:
         "compute_units": request.compute_units,
         "deployment_target": request.deployment_target,
         "fit": request.fit,
+        "min_cosine": checked.scheme.min_cosine,
         "offline_plan": request.offline_plan,
         "ram_bytes": checked.device.usable_bytes,
         "device_title": checked.device.title,

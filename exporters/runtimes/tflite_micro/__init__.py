@@ -19,7 +19,8 @@ def export(job: Job, progress: Progress) -> Outcome:
     - `operators.require(graph)`: only what TensorFlow Lite Micro registers
     - `quantize.quantize(source, job, progress) -> (model, notes)`: integers throughout
     - `lean.strip(model)`: what the board would carry for nothing goes
-    - `ladder.climb(model, limit, fit) -> Climb`: the order of operators, the arena, and what else would help
+    - `ladder.climb(model, options) -> Climb`: the order of operators, the arena, and what else would help
+    - `fit.pruned(source, job, progress, climb) -> Climb`: with `--fit`, where the arena is still too large
     - `sources.write(folder, ...)`: model_data, op_resolver, arena, main and README
 
     Data: `arena` (bytes by pointer size, peak, headroom and rungs), and `beside`: the files that are not the model.
@@ -27,7 +28,7 @@ def export(job: Job, progress: Progress) -> Outcome:
     the float graph tells.
     """
     from ...litert import flatbuffer
-    from . import convert, ladder, lean, operators, quantize, reference, sources
+    from . import convert, fit, ladder, lean, operators, quantize, reference, sources
 
     progress("convert to LiteRT", 0, 1)
     source = convert.convert(job)
@@ -38,6 +39,9 @@ def export(job: Job, progress: Progress) -> Outcome:
     progress("plan the arena", 0, 1)
     lean.strip(model)
     climbed = ladder.climb(model, job.options)
+    limit = job.options.get("ram_bytes")
+    if job.options.get("fit") and limit is not None and climbed.plan.needed > int(limit):
+        climbed = fit.pruned(source, job, progress, climbed)
     lean.drop_names(climbed.model)
     data = flatbuffer.write(climbed.model)
     progress("plan the arena", 1, 1)
