@@ -37,7 +37,7 @@ WANTED = 12
 
 @dataclass(frozen=True)
 class Compared:
-    """One model and one size of a pointer: our bytes, TensorFlow Lite Micro's, and whether the outputs agree."""
+    """One model and one size of a pointer: our bytes, and what TensorFlow Lite Micro says (`theirs`)."""
 
     name: str
     pointer: int
@@ -45,6 +45,8 @@ class Compared:
     total: int
     needed: int
     theirs: dict[str, Any]
+    """The runner's figures; `same`: its outputs are those of LiteRT's reference kernels, FULLY_CONNECTED rounded as
+    it rounds (`micro_rounding`); `plain`: those of LiteRT's own FULLY_CONNECTED too."""
 
     @property
     def over(self) -> float:
@@ -71,8 +73,13 @@ def judged(runner: Path, model: bytes, inputs: bytes) -> dict[str, Any]:
 def compare(name: str, model: bytes, runners: list[Path], kept: dict[str, Any]) -> list[Compared]:
     """Every size of a pointer for which TensorFlow Lite Micro speaks: by `runners`, or as it did before."""
     samples = edge_models.random_inputs(model, SAMPLES)
-    expected = sha(
-        b"".join(o.tobytes() for one in edge_models.reference_outputs(model, samples) for o in one)
+    expected, plain = (
+        sha(
+            b"".join(
+                o.tobytes() for one in edge_models.reference_outputs(model, samples, micro=micro) for o in one
+            )
+        )
+        for micro in (True, False)
     )
     if runners:
         inputs = b"".join(value.tobytes() for one in samples for value in one)
@@ -84,18 +91,13 @@ def compare(name: str, model: bytes, runners: list[Path], kept: dict[str, Any]) 
     found = []
     for theirs in said:
         ours = plan(model, theirs["pointer_size"])
-        one = Compared(
-            name,
-            ours.pointer_size,
-            ours.head,
-            ours.total,
-            ours.needed,
-            {**theirs, "same": theirs["outputs"] == expected},
-        )
+        told = {**theirs, "same": theirs["outputs"] == expected, "plain": theirs["outputs"] == plain}
+        one = Compared(name, ours.pointer_size, ours.head, ours.total, ours.needed, told)
         print(
             f"{name:18s} {8 * one.pointer:2d} bit  head {one.head:7,d} / {theirs['head']:7,d}  "
             f"total {one.total:7,d} / {theirs['total']:7,d}  smallest {one.needed:7,d} / {theirs['smallest']:7,d}  "
-            f"outputs {'equal' if one.theirs['same'] else 'DIFFER'}",
+            f"outputs {'equal' if told['same'] else 'DIFFER'}"
+            f"{'' if told['plain'] else ' (not with the rounding of LiteRT FULLY_CONNECTED)'}",
             flush=True,
         )
         found.append(one)
@@ -119,7 +121,9 @@ def main() -> None:
             other.append(name)
         fresh[name] = {
             "sha256": sha(model),
-            "measured": [{k: v for k, v in one.theirs.items() if k != "same"} for one in compared],
+            "measured": [
+                {k: v for k, v in one.theirs.items() if k not in ("same", "plain")} for one in compared
+            ],
         }
     if options.write and options.tflm:
         text = {"tflm": structures(8).version, "seed": edge_models.SEED, "models": fresh}

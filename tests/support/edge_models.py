@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from modelport.exporters.litert.micro_rounding import as_micro
+
 SEED = 7
 """Of weights and of calibration data: together with the versions of TensorFlow and Keras it fixes the bytes."""
 
@@ -216,12 +218,12 @@ def _attention() -> Any:
 
 
 def _resized() -> Any:
-    """Two inputs, RESIZE_NEAREST_NEIGHBOR and bilinear, MAXIMUM, TANH, SPLIT and PACK."""
+    """Two inputs, RESIZE_BILINEAR, MAXIMUM, TANH, SPLIT and PACK."""
     import keras
     from keras import Input, layers
 
     one, two = Input((12, 12, 4)), Input((6, 6, 4))
-    x = layers.Maximum()([one, layers.UpSampling2D(2)(two)])
+    x = layers.Maximum()([one, layers.UpSampling2D(2, interpolation="bilinear")(two)])
     y = layers.UpSampling2D(2, interpolation="bilinear")(two)
     left, right = keras.ops.split(
         layers.Conv2D(8, 3, activation="tanh")(layers.Concatenate()([x, y])), 2, axis=-1
@@ -271,9 +273,11 @@ def random_inputs(data: bytes, count: int) -> list[list[np.ndarray]]:
     return found
 
 
-def reference_outputs(data: bytes, samples: list[list[np.ndarray]]) -> list[list[np.ndarray]]:
-    """What LiteRT's reference kernels compute for each sample."""
-    interpreter = _interpreter(data)
+def reference_outputs(
+    data: bytes, samples: list[list[np.ndarray]], *, micro: bool = True
+) -> list[list[np.ndarray]]:
+    """What LiteRT's reference kernels compute for each sample; with `micro` rounding as TensorFlow Lite Micro does."""
+    interpreter = _interpreter(as_micro(data) if micro else data)
     interpreter.allocate_tensors()
     found = []
     for sample in samples:

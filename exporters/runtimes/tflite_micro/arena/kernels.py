@@ -172,15 +172,19 @@ def quantization(tensor: Tensor, sizes: Structures) -> tuple[int, ...]:
     return (sizes.size("TfLiteAffineQuantization"), 4 + 4 * tensor.scales)
 
 
-def temporary(call: Call) -> int:
-    """An upper bound for what Prepare borrows from the arena: each tensor's structures, twice.
+FETCHED_ONCE = frozenset({"ADD", "AVERAGE_POOL_2D", "FULLY_CONNECTED", "LOGISTIC", "MAX_POOL_2D", "MUL", "SOFTMAX"})
+"""Kinds whose Prepare fetches each tensor once; others fetch them anew in a function that Prepare calls."""
 
-    Two of the functions that a Prepare calls fetch the tensors anew, and nothing is given back before its end.
+
+def temporary(call: Call) -> int:
+    """An upper bound for what Prepare borrows from the arena: the structures of each tensor that it fetches.
+
+    Nothing is given back before Prepare's end, whatever it releases.
     """
     tensors = [*(t for t in call.inputs if t is not None), *call.outputs]
-    one = sum(
+    once = sum(
         align(call.sizes.size("TfLiteTensor"), 8)
         + sum(align(size, 8) for size in quantization(tensor, call.sizes))
         for tensor in tensors
     )
-    return 2 * one
+    return once if call.operator.kind in FETCHED_ONCE else 2 * once
