@@ -38,7 +38,7 @@ def place(model: onnx.ModelProto, *, narrow_only: bool = False) -> Placement:
     stands between a convolution and its activation ("do not simulate batch normalization and ReLU fusions").
     Graphs that normalise or attend (`graph.mixes`) keep all else in float: 8 bits are too few for their sums.
     `narrow_only` is fp8: convolutions for which there are no fp8 kernels stay float (`_has_float8`), and so do
-    residual additions, which are elementwise.
+    additions that no convolution is fused with.
     """
     weights: dict[tuple[str, int], list[Read]] = {}
     activations: dict[str, list[Read]] = {}
@@ -49,8 +49,8 @@ def place(model: onnx.ModelProto, *, narrow_only: bool = False) -> Placement:
         if node.name in found:
             activations.setdefault(node.input[0], []).append((node.name, 0))
             weights.setdefault((node.input[1], found[node.name]), []).append((node.name, 1))
-    if not narrow_only and not graph.mixes(model):
-        for name, position, value in residual_inputs(model, frozenset(found)):
+    if not graph.mixes(model):
+        for name, position, value in residual_inputs(model, frozenset(found), fused_only=narrow_only):
             activations.setdefault(value, []).append((name, position))
     return Placement(
         {name: tuple(reads) for name, reads in activations.items()},
@@ -70,12 +70,12 @@ def products(model: onnx.ModelProto) -> Iterator[tuple[str, int]]:
         rank = len(weights[node.input[1]].dims)
         if node.op_type == "Conv" and rank >= 3:
             yield node.name, 0
-        elif (node.op_type == "ConvTranspose" and graph.attribute(node, "group", 1) == 1) or (
-            node.op_type == "MatMul" and rank == 2
-        ):
-            yield node.name, 1
         elif node.op_type == "Gemm" and _plain(node):
             yield node.name, 0 if graph.attribute(node, "transB", 0) else 1
+        elif rank == 2 and node.op_type == "MatMul":
+            yield node.name, 1
+        elif rank >= 3 and node.op_type == "ConvTranspose" and graph.attribute(node, "group", 1) == 1:
+            yield node.name, 1
 
 
 def _has_float8(model: onnx.ModelProto, name: str) -> bool:
@@ -98,13 +98,15 @@ def _plain(node: onnx.NodeProto) -> bool:
     )
 
 
-def residual_inputs(model: onnx.ModelProto, found: frozenset[str]) -> Iterator[tuple[str, int, str]]:
+def residual_inputs(
+    model: onnx.ModelProto, found: frozenset[str], *, fused_only: bool = False
+) -> Iterator[tuple[str, int, str]]:
     """Inputs of residual additions to quantize: node, position, value.
 
     TensorRT fuses a convolution with the addition behind it, and the other, residual input's precision decides
     in which one the fusion gives its result ("Quantize the residual input in skip-connections"): so the residual
     is quantized and the convolution's own result is not, since a Q there would keep the two apart. Where no
-    convolution can be fused, both inputs are quantized, as for every other quantizable layer.
+    convolution can be fused, both inputs are quantized, as for every other quantizable layer, or none (`fused_only`).
     """
     reads, depth = graph.readers(model), _depths(model, found)
     makers = {name: node for node in model.graph.node for name in node.output}
@@ -129,7 +131,7 @@ def residual_inputs(model: onnx.ModelProto, found: frozenset[str]) -> Iterator[t
         # Of two convolutions the one behind the longer branch is fused: the other is the shortcut's.
         fused = max(fusible, key=lambda position: (depth[node.input[position]], -position), default=-1)
         for position, value in enumerate(node.input):
-            if position != fused:
+            if position != fused and not (fused_only and fused < 0):
                 yield node.name, position, value
 
 
