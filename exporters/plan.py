@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,7 +82,14 @@ def refuse_scheme(facts: ModelFacts, scheme: QuantScheme, target: Target) -> Non
 
 
 def refuse_operators(facts: ModelFacts, target: Target) -> None:
-    """Raise Unsupported where the graph has operators that the target's runtime has no kernel for."""
+    """Raise Unsupported where the model computes with text, or has operators that the target's runtime lacks."""
+    texts = [f"input {io.name}" for io in facts.inputs if io.dtype == "string"]
+    texts += [f"operator {op.kind} (in {op.name})" for op in facts.ops if re.search(TEXT, op.kind)]
+    if texts:
+        raise Unsupported(
+            f"{texts[0]} holds text, and no target computes with text",
+            mend="Save the model behind its text layers, so that it takes numbers",
+        )
     lacking = {op.kind: op.name for op in facts.ops for part in target.lacks if part in op.kind.lower()}
     if lacking:
         named = ", ".join(f"{kind} (in {name})" for kind, name in sorted(lacking.items())[:4])
@@ -90,6 +98,9 @@ def refuse_operators(facts: ModelFacts, target: Target) -> None:
             mend="Rewrite that part of the model, or choose target android for a phone or a board with Linux",
         )
 
+
+TEXT = r"String|Regex|Utf8|Unicode"
+"""What the names of operators on text have in them, in TensorFlow and in ONNX."""
 
 READ_BY: Mapping[str, tuple[str, ...]] = {
     "layout": ("litert", "tflite_micro"),

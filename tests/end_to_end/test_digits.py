@@ -40,6 +40,8 @@ def the_only(found: dict[str, Any]) -> dict[str, Any]:
         ("android", "digits.onnx"),
         ("server-cpu", "digits.pt2"),
         ("server-cpu", "digits.onnx"),
+        ("server-cpu", "digits_saved_model"),
+        ("server-cpu", "digits.keras"),
     ],
 )
 def test_static_int8_keeps_the_model_from_every_source(
