@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from pathlib import Path
 from typing import Any
@@ -142,6 +143,31 @@ def test_only_one_layer_has_weights_at_a_time(models: dict[str, Path], tmp_path:
     with built.filled(1):
         assert real() == {"1"}
     assert real() == set()
+
+
+@pytest.mark.parametrize("name", ["w4a16-gptq", "w4a16-awq"])
+def test_no_layer_leaves_tensors_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    import torch
+
+    alive: list[int] = []
+    compressed = sequential._compressed
+
+    def counting(planned: Any, index: int) -> Any:
+        found = compressed(planned, index)
+        gc.collect()
+        held = {}
+        for each in gc.get_objects():
+            if type(each) in (torch.Tensor, torch.nn.Parameter) and not each.is_meta:
+                held[each.untyped_storage().data_ptr()] = each.untyped_storage().nbytes()
+        alive.append(sum(held.values()))
+        return found
+
+    monkeypatch.setattr(sequential, "_compressed", counting)
+    model = source(tmp_path / "model", "qwen2", layers=4)
+    export(make_job(tmp_path, model, name, calibrated=True))
+    assert len(alive) == 4
+    # What the layer before gave is still held while the second one is done, and dropped then.
+    assert alive[1] == alive[2] >= alive[3]
 
 
 def test_a_sliding_window_model_is_calibrated_with_its_mask(tmp_path: Path) -> None:
