@@ -55,16 +55,10 @@ def _convolution(graph: flatbuffer.Graph, op: flatbuffer.Op, given: Any) -> list
     options.dilationHFactor = options.dilationWFactor = 1
     if given.builtinOptions is not None:
         options.fusedActivationFunction = given.builtinOptions.fusedActivationFunction
+    biases = [tensor for tensor in op.inputs[2:] if tensor >= 0] or [_zeros(graph, op, outputs)]
     return [
         _reshape(graph, op.inputs[0], pixels),
-        _operator(
-            graph,
-            "CONV_2D",
-            [pixels, weights, *(t for t in op.inputs[2:] if t >= 0)],
-            [result],
-            "Conv2DOptions",
-            options,
-        ),
+        _operator(graph, "CONV_2D", [pixels, weights, *biases], [result], "Conv2DOptions", options),
         _reshape(graph, result, op.outputs[0]),
     ]
 
@@ -80,21 +74,44 @@ def _like(graph: flatbuffer.Graph, tensor: int, shape: tuple[int, ...], *, const
     return len(graph.subgraph.tensors) - 1
 
 
+def _zeros(graph: flatbuffer.Graph, op: flatbuffer.Op, outputs: int) -> int:
+    """A new bias of zeros: LiteRT's integer CONV_2D wants one."""
+    import numpy as np
+    from ai_edge_litert import schema_py_generated as schema
+
+    wide = graph.subgraph.tensors[op.inputs[0]].type == schema.TensorType.INT16
+    scales = np.asarray(graph.subgraph.tensors[op.inputs[1]].quantization.scale, np.float32)
+    values = np.zeros(outputs, np.int64 if wide else np.int32)
+    found = _constant(graph, values, schema.TensorType.INT64 if wide else schema.TensorType.INT32)
+    quantization = schema.QuantizationParametersT()
+    quantization.scale = (scales * graph.subgraph.tensors[op.inputs[0]].quantization.scale[0]).tolist()
+    quantization.zeroPoint = [0] * len(scales)
+    graph.subgraph.tensors[found].quantization = quantization
+    return found
+
+
+def _constant(graph: flatbuffer.Graph, values: Any, kind: int) -> int:
+    import numpy as np
+    from ai_edge_litert import schema_py_generated as schema
+
+    buffer, tensor = schema.BufferT(), schema.TensorT()
+    buffer.data = np.frombuffer(values.tobytes(), np.uint8)
+    graph.model.buffers.append(buffer)
+    tensor.name, tensor.shape = b"constant;%d" % len(graph.subgraph.tensors), list(values.shape)
+    tensor.type, tensor.buffer = kind, len(graph.model.buffers) - 1
+    graph.subgraph.tensors.append(tensor)
+    return len(graph.subgraph.tensors) - 1
+
+
 def _reshape(graph: flatbuffer.Graph, tensor: int, into: int) -> Any:
     import numpy as np
     from ai_edge_litert import schema_py_generated as schema
 
     shape = np.array(graph.shape(into), np.int32)
-    buffer, wanted = schema.BufferT(), schema.TensorT()
-    buffer.data = np.frombuffer(shape.tobytes(), np.uint8)
-    graph.model.buffers.append(buffer)
-    wanted.name, wanted.shape = b"shape;%d" % len(graph.subgraph.tensors), [len(shape)]
-    wanted.type, wanted.buffer = schema.TensorType.INT32, len(graph.model.buffers) - 1
-    graph.subgraph.tensors.append(wanted)
+    wanted = _constant(graph, shape, schema.TensorType.INT32)
     options = schema.ReshapeOptionsT()
     options.newShape = shape.tolist()
-    inputs = [tensor, len(graph.subgraph.tensors) - 1]
-    return _operator(graph, "RESHAPE", inputs, [into], "ReshapeOptions", options)
+    return _operator(graph, "RESHAPE", [tensor, wanted], [into], "ReshapeOptions", options)
 
 
 def _operator(
