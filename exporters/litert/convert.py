@@ -83,7 +83,7 @@ def _as_samples(source: torch_model.TorchModel, shapes: Shapes) -> torch_model.T
 
 
 def _from_torch(kind: str, path: Path, options: Mapping[str, Any], sizes: Shapes) -> FloatModel:
-    source = _as_samples(torch_model.load(kind, path, options), sizes)
+    source = _as_samples(torch_model.load(kind, path, {**options, "sizes": sizes}), sizes)
     own, images = _layout(kind, source.example)
     other = "nhwc" if own == "nchw" else "nchw"
     module, example = source.module, source.example

@@ -61,6 +61,18 @@ def test_an_image_comes_in_the_layout_that_is_asked_for(tmp_path: Path, own: str
     assert any((layout or own).upper() in note and "image" in note for note in outcome.notes)
 
 
+def test_free_sizes_are_those_of_the_samples(tmp_path: Path) -> None:
+    model = onnx.load(network(tmp_path / "m.onnx", "nchw"))
+    for axis, name in ((2, "height"), (3, "width")):
+        model.graph.input[0].type.tensor_type.shape.dim[axis].dim_param = name
+    onnx.save(model, str(tmp_path / "free.onnx"))
+    images = {"image": np.random.default_rng(1).standard_normal((3, 3, 10, 12)).astype(np.float32)}
+    job = litert_jobs.make_job(tmp_path / "job", "onnx", tmp_path / "free.onnx", "fp32", data=images)
+    outcome, _ = litert_jobs.export(job)
+    (figures,) = litert_jobs.compare(job, outcome, images).values()
+    assert figures["cosine"] > 0.999999
+
+
 def test_a_linear_model_as_scikit_learn_writes_it(tmp_path: Path) -> None:
     draw: Any = np.random.default_rng(0).standard_normal
     nodes = [

@@ -6,7 +6,7 @@ beforehand (`plan.py`). Sizes that a file leaves free are fixed at those of the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 def load(path: Path, options: Mapping[str, Any]) -> TorchModel:
     """The validated ONNX file at `path` as a module, with an example of each input.
 
-    Free axes are fixed: the first at 1, the tokens at `options["sequence"]` (128). Raises Unsupported, naming the
-    node, for an operator or a form of it that is not covered, and for other free axes.
+    Free axes are fixed: at `options["sizes"]`, shapes by input, where it has them, else the first at 1 and the tokens
+    at `options["sequence"]` (128). Raises Unsupported, naming the node, for an operator or a form of it that is not
+    covered, and for other free axes.
     """
     from onnx import inliner
 
@@ -31,11 +32,13 @@ def load(path: Path, options: Mapping[str, Any]) -> TorchModel:
     model = stored.read(path)
     if model.functions:
         model = inliner.inline_local_functions(model)
-    return build(model, path, int(options.get("sequence") or DEFAULT_SEQUENCE))
+    return build(model, path, int(options.get("sequence") or DEFAULT_SEQUENCE), options.get("sizes") or {})
 
 
-def build(model: onnx.ModelProto, path: Path, sequence: int) -> TorchModel:
-    """A model without functions as a module; external data lies beside `path`."""
+def build(
+    model: onnx.ModelProto, path: Path, sequence: int, sizes: Mapping[str, Sequence[int]] | None = None
+) -> TorchModel:
+    """A model without functions as a module; external data lies beside `path`, `sizes` are shapes by input."""
     import torch
 
     from .plan import Plan
@@ -44,7 +47,8 @@ def build(model: onnx.ModelProto, path: Path, sequence: int) -> TorchModel:
     opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 1)
     stored = {tensor.name for tensor in model.graph.initializer}
     fed = [value for value in model.graph.input if value.name not in stored]
-    examples = [_example(value, sequence, path.name) for value in fed]
+    given = sizes or {}
+    examples = [_example(value, sequence, path.name, given.get(value.name, ())) for value in fed]
     plan = Plan(opset, path)
     inputs = [plan.add(tensor) for tensor in examples]
     with torch.no_grad():
@@ -61,7 +65,7 @@ def build(model: onnx.ModelProto, path: Path, sequence: int) -> TorchModel:
     )
 
 
-def _example(value: onnx.ValueInfoProto, sequence: int, where: str) -> torch.Tensor:
+def _example(value: onnx.ValueInfoProto, sequence: int, where: str, given: Sequence[int]) -> torch.Tensor:
     """Ones, or integers of zero, in the shape of an input, free axes fixed."""
     import torch
 
@@ -77,13 +81,17 @@ def _example(value: onnx.ValueInfoProto, sequence: int, where: str) -> torch.Ten
     for axis, dim in enumerate(tensor.shape.dim):
         if dim.HasField("dim_value") and dim.dim_value >= 0:
             sizes.append(dim.dim_value)
+        elif len(given) == len(tensor.shape.dim):
+            sizes.append(given[axis])
         elif axis == 0:
             sizes.append(1)
         elif axis == 1 and len(tensor.shape.dim) in (2, 3):
             sizes.append(sequence)
         else:
             raise Unsupported(
-                f"leaves axis {axis} free", where=place, mend="Export the model with that size fixed"
+                f"leaves axis {axis} free",
+                where=place,
+                mend="Export the model with that size fixed, or give data",
             )
     try:
         # Whatever an integer indexes has a place 0.

@@ -20,6 +20,9 @@ Result = Any
 """A tensor, or a tuple of them; a NumPy array where the result does not depend on the inputs' values."""
 
 
+OTHERWISE = "Export the model without it, or choose target server-cpu, which takes the file as it is"
+
+
 class Refused(Unsupported):
     """An operator's function does not cover this form: the standard may write it out in others."""
 
@@ -96,7 +99,7 @@ class Call:
 
     def refuse(self, fact: str) -> Refused:
         """The error for a form of the operator that is not covered."""
-        return Refused(f"{self.op} {fact}", where=self.where)
+        return Refused(f"{self.op} {fact}", where=self.where, mend=OTHERWISE)
 
 
 Operator = Callable[[Call], Result]

@@ -15,7 +15,7 @@ import onnx
 import torch
 
 from ....targets.errors import ConversionFailed, ModelportError, Unsupported
-from .call import Call, Operator, Refused
+from .call import OTHERWISE, Call, Operator, Refused
 from .expansion import expanded
 from .known import RANDOM, Array, attribute, computed
 from .nested import MAX_STEPS, NESTED
@@ -85,7 +85,9 @@ class Plan:
         """Run one node on `values`, by name, and put its results among them."""
         place = f"{self._path.name}: node {node.name or node.output[0]!r} ({node.op_type})"
         if (node.domain or "ai.onnx") != DOMAINS.get(node.op_type, "ai.onnx"):
-            raise Unsupported(f"the operator {node.domain}.{node.op_type} is not covered", where=place)
+            raise Unsupported(
+                f"the operator {node.domain}.{node.op_type} is not covered", where=place, mend=OTHERWISE
+            )
         early = next((name for name in node.input if name and name not in values), None)
         if early is not None:
             raise Unsupported(
