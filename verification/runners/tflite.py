@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...exporters.litert.boundary import from_boundary, to_boundary
+from ...exporters.litert.micro_rounding import as_micro
 from ...targets.errors import ConversionFailed, UsageError
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ class TfliteRunner:
 
         self._path = path
         self._interpreter = Interpreter(
-            model_path=str(path),
+            **({"model_content": as_micro(path.read_bytes())} if reference else {"model_path": str(path)}),
             num_threads=threads,
             experimental_op_resolver_type=OpResolverType.BUILTIN_REF if reference else OpResolverType.AUTO,
         )

@@ -8,7 +8,7 @@ from .tflite import TfliteRunner
 from .tflite import load as load_tflite
 
 PROOF = (
-    "Run with LiteRT's reference kernels (no XNNPACK), which compute the same integers as TensorFlow Lite Micro: "
+    "Run with LiteRT's reference kernels (no XNNPACK), fully connected layers rounded as TensorFlow Lite Micro rounds: "
     "this shows what a board computes, and nothing of its speed"
 )
 

@@ -11,6 +11,7 @@ from ....calibration.samples import SampleSet
 from ....targets.errors import ConversionFailed
 from ...job import Job, Port
 from ...litert.boundary import to_boundary
+from ...litert.micro_rounding import as_micro
 from ...ports import to_artifact
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def run_sample(data: bytes, job: Job, ports: Sequence[Port]) -> Sample:
     samples = SampleSet.open(held_out if (held_out / "set.json").is_file() else folder / "calibration")
     feed = to_artifact(next(iter(samples.feeds())), ports)
     interpreter = Interpreter(
-        model_content=data, experimental_op_resolver_type=OpResolverType.BUILTIN_REF, num_threads=1
+        model_content=as_micro(data), experimental_op_resolver_type=OpResolverType.BUILTIN_REF, num_threads=1
     )
     try:
         interpreter.allocate_tensors()
