@@ -1,4 +1,4 @@
-"""Microcontrollers: the digits CNN on an nRF52840, a MobileNetV2 refused there, C++ without warnings, no outside buffers."""
+"""Microcontrollers: the digits CNN on an nRF52840, a MobileNetV2 refused there, C++ without warnings, buffers inside."""
 
 from __future__ import annotations
 
@@ -111,7 +111,9 @@ def refused(folder: Path) -> tuple[float, bool]:
         assert done.returncode == 3, done.stderr
         said = done.stdout
     named = all(part in said for part in ("expand_1x1", "conv_3x3", "instead of 224 x 224"))
-    print(f"MobileNetV2 on {DEVICE}: refused in {best:.2f} s, peak tensor, operator and advice named: {named}")
+    print(
+        f"MobileNetV2 on {DEVICE}: refused in {best:.2f} s, peak tensor, operator and advice named: {named}"
+    )
     return best, named
 
 
