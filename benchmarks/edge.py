@@ -1,4 +1,4 @@
-"""Microcontrollers: the digits CNN on an nRF52840, a MobileNetV2 refused there, C++ without warnings, buffers inside."""
+"""Microcontrollers: digits on an nRF52840, a MobileNetV2 refused there, C++ without warnings, no buffers outside."""
 
 from __future__ import annotations
 
