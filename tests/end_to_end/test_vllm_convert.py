@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import shutil
@@ -17,7 +18,6 @@ import pytest
 import modelport
 import tiny_llms
 import trained_llm
-from modelport.exporters.runtimes.vllm import produce
 from modelport.pipeline import Conversion
 from modelport.sources.huggingface import checkpoint
 from modelport.targets.errors import FidelityBelowBudget, MissingExtra, UsageError
@@ -65,7 +65,7 @@ def test_the_manifest_tells_the_loss_and_what_was_not_run(converted: Conversion)
     assert manifest["measured"]["speed"] is None
     assert manifest["measured"]["latency_ms"] is None
     assert "transformers on the CPU" in manifest["proof"]
-    assert any("vLLM was not run here" in note for note in manifest["notes"])
+    assert any("vLLM itself was not run here" in note for note in manifest["notes"])
     assert dict(manifest["run"])["vLLM"].startswith("vllm serve checkpoint")
     assert manifest["audit"]["weight_bytes"]["int4"] > 0
     assert {"torch", "transformers", "llmcompressor", "compressed-tensors"} <= set(manifest["versions"])
@@ -197,7 +197,7 @@ def test_resume_without_layers_to_keep(model: Path, tmp_path: Path) -> None:
 
 
 def test_a_missing_llm_compressor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(produce.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     model = source(tmp_path / "model")
     with pytest.raises(MissingExtra, match="llm-compressor, which is not installed") as raised:
         export(make_job(tmp_path, model, "w4a16-gptq", calibrated=True, extra="server-gpu-llm"))

@@ -51,6 +51,9 @@ class CheckpointRunner:
         if lacking:
             raise NotChecked(f"{' and '.join(lacking)} not installed")
         headers = checkpoint.read_weights(path).tensors
+        if any(".experts." in name and name.endswith(_SCALE) for name in headers):
+            # transformers merges them into tensors of its own, and has no layer left to round before.
+            raise NotChecked("transformers runs a mixture's experts without rounding their activations")
         self.parameters = _elements(headers)
         _require_memory(self.parameters)
         import torch
@@ -108,22 +111,13 @@ def _require_memory(parameters: int) -> None:
 
 
 def _require_schemes(model: Any, scales: int) -> None:
-    """Every layer that is stored with scales must be one that rounds as the checkpoint says.
-
-    transformers merges a mixture's experts into tensors, unpacks those and rounds nothing before them.
-    """
+    """Every layer that is stored with scales must be one that rounds as the checkpoint says."""
     found = [module for module in model.modules() if getattr(module, "quantization_scheme", None) is not None]
-    if len(found) < scales and _experts(model):
-        raise NotChecked("transformers runs a mixture's experts without rounding their activations")
     if len(found) != scales or not all(getattr(module, "quantization_enabled", True) for module in found):
         raise ConversionFailed(
             f"transformers takes {len(found)} layers for quantized, and {scales} are stored so",
             where="config.json: quantization_config",
         )
-
-
-def _experts(model: Any) -> bool:
-    return any(hasattr(model.config, name) for name in ("num_local_experts", "num_experts"))
 
 
 def load(path: Path, threads: int) -> CheckpointRunner:

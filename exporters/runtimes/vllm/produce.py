@@ -27,7 +27,7 @@ FORMAT_VERSION = "0.19.0"
 """The version of compressed-tensors' format that is written where the package is not installed."""
 LIBRARIES = ("torch", "transformers", "llmcompressor", "compressed-tensors")
 """What the numbers of a calibrated scheme depend on, beside the source, the recipe and the text."""
-NOT_RUN = "vLLM was not run here: the checkpoint was loaded and run in transformers on the CPU."
+NOT_RUN = "vLLM itself was not run here."
 
 
 def run(job: Job, progress: Progress) -> Outcome:
