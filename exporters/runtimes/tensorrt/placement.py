@@ -70,11 +70,11 @@ def products(model: onnx.ModelProto) -> Iterator[tuple[str, int]]:
         rank = len(weights[node.input[1]].dims)
         if node.op_type == "Conv" and rank >= 3:
             yield node.name, 0
+        elif rank >= 3 and node.op_type == "ConvTranspose" and graph.attribute(node, "group", 1) == 1:
+            yield node.name, 1
         elif node.op_type == "Gemm" and _plain(node):
             yield node.name, 0 if graph.attribute(node, "transB", 0) else 1
         elif rank == 2 and node.op_type == "MatMul":
-            yield node.name, 1
-        elif rank >= 3 and node.op_type == "ConvTranspose" and graph.attribute(node, "group", 1) == 1:
             yield node.name, 1
 
 
