@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from modelport.exporters.runtimes.vllm import rounding
+from modelport.exporters.runtimes.vllm import layout, rounding, schemes, shards
 from modelport.sources.huggingface import checkpoint
 from modelport.targets.errors import ConversionFailed, SourceUnreadable
 from modelport.verification import runners
@@ -182,3 +182,19 @@ def test_too_little_memory_is_said(folders: dict[str, Path], monkeypatch: pytest
     monkeypatch.setattr(host, "available_bytes", lambda: 1 << 20)
     with pytest.raises(runners.NotChecked, match="of memory in float32"):
         load(folders["w8a8-int8"])
+
+
+def test_packed_words_count_as_eight_weights_each(model: Path, tmp_path: Path) -> None:
+    """A checkpoint in int4 of zeros, since what is counted are headers."""
+    scheme = schemes.find("w4a16-gptq", calibrated=True)
+    planned = layout.of(model, scheme)
+    with shards.Writer(tmp_path, shards.plan(planned.stored), planned.stored) as writer:
+        for tensor in planned.stored:
+            writer.write(tensor.name, bytes(tensor.nbytes))
+    config = json.loads((model / "config.json").read_text())
+    config["quantization_config"] = schemes.config(scheme, planned.ignore, "0.19.0")
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    found = counted(tmp_path)
+    assert found.macs == {"bfloat16": MATRICES + found.apart["bfloat16"] // 2}
+    # Half a byte a weight, two bytes of scale for 128 of them, and two numbers for the shape of each of 14.
+    assert found.weight_bytes["int4"] == MATRICES // 2 + 2 * MATRICES // 128 + 14 * 16
