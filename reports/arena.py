@@ -65,9 +65,12 @@ def lines(manifest: Mapping[str, Any]) -> list[str]:
     if not found:
         return []
     peak = found["peak"]
+    spare = found["bytes"] - found["used"]
+    # Below 16 bytes it is the arena's alignment.
+    planning = f", {figures.exact_size(spare)} more while it plans" if spare >= 16 else ""
     said = [
         f"arena {figures.exact_size(found['bytes'])} ({figures.exact_size(found['head'])} of tensors,"
-        f" {figures.exact_size(found['tail'])} of structures): {_left(found['headroom_bytes'])} of the RAM of"
+        f" {figures.exact_size(found['tail'])} of structures{planning}): {_left(found['headroom_bytes'])} of the RAM of"
         f" {manifest['device']}",
         f"its peak is in {peak['operator']}, while {peak['tensor']} takes"
         f" {figures.exact_size(peak['tensor_bytes'])}",

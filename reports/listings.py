@@ -48,6 +48,7 @@ def facts_json(facts: ModelFacts) -> dict[str, Any]:
         "flops": facts.flops,
         "unknown_operators": sorted({op.kind for op in facts.ops if op.flops is None}),
         "peak_activations": facts.peak_activations,
+        "peak": None if facts.peak is None else dataclasses.asdict(facts.peak),
         "llm": None if facts.llm is None else dataclasses.asdict(facts.llm),
         "assumed": dict(facts.assumed),
         "notes": list(facts.notes),

@@ -7,7 +7,7 @@ import itertools
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modelport.exporters.runtimes.tflite_micro.reorder import Work, lowest, peak
+from modelport.exporters.runtimes.tflite_micro.reorder import Work, greedy, lowest, peak
 
 
 @st.composite
@@ -57,3 +57,26 @@ def test_two_branches_run_one_after_the_other():
     assert peak(works, sizes, [0], [5], [0, 1, 2, 3, 4]) == 16 + 1600 + 1600
     order = lowest(works, sizes, [0], [5])
     assert peak(works, sizes, [0], [5], order) == 1600 + 16 + 16
+
+
+@given(graphs())
+@settings(deadline=None, max_examples=150)
+def test_the_greedy_order_is_an_order(graph):
+    works, sizes, inputs, outputs = graph
+    order = greedy(works, sizes, inputs, outputs)
+    assert is_topological(works, order)
+    assert peak(works, sizes, inputs, outputs, order) >= peak(
+        works, sizes, inputs, outputs, lowest(works, sizes, inputs, outputs)
+    )
+
+
+def test_a_graph_too_wide_for_the_search_still_runs_its_branches_one_by_one():
+    # Sixteen branches of a large and a small value each, written breadth first, and a sum of the small ones.
+    wide, small = range(1, 17), range(17, 33)
+    works = [Work(frozenset({0}), frozenset({t})) for t in wide]
+    works += [Work(frozenset({w}), frozenset({s})) for w, s in zip(wide, small, strict=True)]
+    works.append(Work(frozenset(small), frozenset({33})))
+    sizes = {0: 16, 33: 16, **dict.fromkeys(wide, 1600), **dict.fromkeys(small, 16)}
+    assert lowest(works, sizes, [0], [33]) is None
+    order = greedy(works, sizes, [0], [33])
+    assert peak(works, sizes, [0], [33], order) < 2000 < peak(works, sizes, [0], [33], range(len(works)))
