@@ -109,7 +109,8 @@ def greedy(
     """
     waiting = {t: sum(t in work.reads for work in works) for t in sizes}
     made = {t for work in works for t in work.writes}
-    alive, order, done = set(inputs), [], set[int]()
+    alive, done = set(inputs), set[int]()
+    order: list[int] = []
 
     def after(index: int) -> int:
         work = works[index]
