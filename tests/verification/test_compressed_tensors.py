@@ -151,6 +151,18 @@ def test_a_16_bit_checkpoint_is_the_source(folders: dict[str, Path], model: Path
 
 
 @pytest.mark.slow
+def test_a_checkpoint_in_shards_is_the_same_model(
+    folders: dict[str, Path], model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shards, "SHARD_BYTES", 400_000)
+    parts, _ = export(make_job(tmp_path, model, "w8a8-int8"))
+    assert len(list(parts.glob("model-*-of-*.safetensors"))) >= 4
+    assert counted(parts).weight_bytes == counted(folders["w8a8-int8"]).weight_bytes
+    found = [load(folder).run({"input_ids": IDS})["logits"] for folder in (parts, folders["w8a8-int8"])]
+    assert np.array_equal(*found)
+
+
+@pytest.mark.slow
 def test_layers_that_would_be_taken_for_unquantized_are_an_error(
     folders: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -54,8 +54,12 @@ class Files:
         return (*(shard.file for shard in self.shards), *((INDEX,) if self.index is not None else ()))
 
 
-def plan(tensors: Sequence[Stored], most: int = SHARD_BYTES) -> Files:
-    """Spread tensors over files in their order, at most `most` bytes each (a larger tensor has one of its own)."""
+def plan(tensors: Sequence[Stored], most: int | None = None) -> Files:
+    """Spread tensors over files in their order, at most `most` bytes each (a larger tensor has one of its own).
+
+    `most` is `SHARD_BYTES` where it is not given.
+    """
+    most = most or SHARD_BYTES
     groups: list[list[Stored]] = [[]]
     size = 0
     for tensor in tensors:
