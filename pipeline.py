@@ -212,9 +212,9 @@ def _narrowed(request: Request, checked: Check) -> tuple[Request, Check, tuple[s
 def _require_fit(request: Request, checked: Check) -> None:
     """Stop where the artifact does not fit its device, or the conversion does not fit this machine.
 
-    With --fit, a peak that another order of operators may lower is judged after the conversion, to the byte.
+    With --fit, what another order of operators or pruning may make up for is judged after the conversion, to the byte.
     """
-    wanting = checked.verdict.verdict == "does not fit" and not (request.fit and checked.verdict.reorderable)
+    wanting = checked.verdict.verdict == "does not fit" and not (request.fit and checked.verdict.climbable)
     reason, advice = (checked.verdict.reason, checked.verdict.advice) if wanting else ("", ())
     bounds = [bound for bound in (request.memory_limit, host.available_bytes()) if bound is not None]
     if bounds and checked.conversion_bytes > min(bounds):

@@ -19,6 +19,8 @@ from .verdict import Alternative, Answer, Case, Predicted, Size, Term, Verdict
 __all__ = ["Alternative", "Case", "Predicted", "Size", "Term", "Verdict", "judge"]
 
 DEFAULT_CONTEXT = 4096
+MOST_PRUNED = 2
+"""Times the memory that there is, beyond which no pruning without training makes a graph fit."""
 
 
 def judge(
@@ -65,9 +67,17 @@ def judge(
         verdict,
         alternatives=find_alternatives(case, assess),
         advice=_advice(case),
-        reorderable=len(verdict.reasons) == 1
-        and shrink.reorderable(case, _room(case)[0] - _by_channel(case)),
+        climbable=_climbable(case, verdict),
     )
+
+
+def _climbable(case: Case, verdict: Verdict) -> bool:
+    """Whether a graph on a microcontroller lacks memory alone: another order, or up to half of its channels gone."""
+    usable, needed = case.device.usable_bytes, verdict.predicted.peak_memory_bytes
+    if case.device.flash_bytes is None or usable is None or needed is None or len(verdict.reasons) != 1:
+        return False
+    room = _room(case)[0] - _by_channel(case)
+    return usable < needed <= MOST_PRUNED * usable or shrink.reorderable(case, room)
 
 
 def _by_channel(case: Case) -> float:

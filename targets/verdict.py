@@ -123,8 +123,8 @@ class Verdict:
     """What would fit; only for a verdict of "does not fit"."""
     advice: tuple[str, ...] = ()
     """What to change in the model itself so that it fits; only for a verdict of "does not fit"."""
-    reorderable: bool = False
-    """Whether nothing but the memory is too small, and another order of operators may need little enough."""
+    climbable: bool = False
+    """Whether nothing but the memory is too small, by so little that `--fit` may make up for it."""
     basis: tuple[str, ...] = ()
     """What the figures rest on: assumptions, estimates, sizes taken for free dimensions."""
 

@@ -60,7 +60,7 @@ def test_weights_beyond_the_flash_ask_for_fewer_channels():
     assert len(verdict.reasons) == 2
     assert "model and code take" in verdict.reason
     assert "of the channels" in verdict.advice[0]
-    assert not verdict.reorderable
+    assert not verdict.climbable
 
 
 def test_code_counts_against_the_flash():
@@ -72,7 +72,6 @@ def test_code_counts_against_the_flash():
 def test_another_order_is_offered_only_where_single_operators_fit(floor, expected):
     facts = dataclasses.replace(CNN, peak=dataclasses.replace(PEAK, floor=floor))
     verdict = judge(facts)
-    assert verdict.reorderable is expected
     assert any("--fit" in sentence for sentence in verdict.advice) is expected
 
 
@@ -122,3 +121,9 @@ def test_an_operator_without_a_kernel_is_refused_from_the_facts_alone():
     with pytest.raises(Unsupported, match=r"aten\.gelu\.default \(in block\.3\)"):
         plan.refuse_operators(odd, EDGE)
     plan.refuse_operators(CNN, EDGE)
+
+
+@pytest.mark.parametrize(("elements", "expected"), [(300_000, True), (500_000, False)])
+def test_the_ladder_is_climbed_up_to_twice_the_memory(elements, expected):
+    peak = dataclasses.replace(PEAK, elements=elements, floor=elements)
+    assert judge(dataclasses.replace(CNN, peak=peak)).climbable is expected
