@@ -6,9 +6,9 @@ import tempfile
 from pathlib import Path
 
 from bar import close
+from networks import DIGITS, MINILM, SAMPLES, checkpoints, compared, trained
 
 import modelport
-from mil import DIGITS, MINILM, SAMPLES, checkpoints, compared, trained
 
 SEQUENCE = 64
 """Tokens of the random inputs of BERT and MiniLM."""
