@@ -107,6 +107,7 @@ def test_selection_and_logic() -> None:
     close("aten.maximum.default", x, y)
     close("aten.minimum.default", x, y)
     close("aten.atan2.default", x, y)
+    close("aten.copysign.Tensor", x, y)
     for name in ("logical_and", "logical_or", "logical_xor"):
         close(f"aten.{name}.default", x > 0, y > 0)
     close("aten.rsub.Scalar", x, 2.0, 3)
@@ -147,6 +148,7 @@ def test_reductions_along_one_axis() -> None:
             close("aten.var.dim", x, [dim], True, keep)
         close("aten.cumsum.default", x, dim)
         close("aten.cumprod.default", x, dim)
+        close("aten.cummax.default", x, dim)
     close("aten.argmax.default", x)
     close("aten.argmin.default", x)
     close("aten.sum.dim_IntList", x > 0, [1])
@@ -219,6 +221,12 @@ def test_looking_up() -> None:
     close("aten.index_put.default", x, [torch.tensor([1, 0])], random(5, 2, 5, 3))
     close("aten.index_put.default", x, [torch.tensor([1, 1])], random(5, 2, 5, 3), True)
     close("aten.index_put.default", x, [x > 0], torch.tensor(-8.0))
+    close("aten.unfold.default", x, 1, 3, 2)
+    close("aten.unfold.default", x, -1, 2, 1)
+    close("aten.kthvalue.default", x, 2, 0)
+    close("aten.median.dim", x, 1, True)
+    close("aten.median.dim", x, 0)
+    close("aten.searchsorted.Tensor", torch.tensor([-1.0, 0.0, 2.0]), random(6, 9))
     close("aten.bucketize.Tensor", random(6, 9), torch.tensor([-1.0, 0.0, 2.0]), right=True)
 
 
@@ -312,7 +320,10 @@ def test_pooling(seed: int, data: Any, ceil: bool, include: bool) -> None:
 
 @pytest.mark.parametrize("size", [[1, 1], [2, 3], [3, 5], [7, 6]])
 def test_adaptive_pooling(size: list[int]) -> None:
-    close("aten._adaptive_avg_pool2d.default", random(1, 2, 3, 7, 6), size)
+    x = random(1, 2, 3, 7, 6)
+    close("aten._adaptive_avg_pool2d.default", x, size)
+    close("aten.adaptive_max_pool2d.default", x, size)
+    close("aten.adaptive_avg_pool1d.default", x[0], size[:1])
 
 
 @pytest.mark.parametrize("sizes", [(4, 9), (10, 3), (5, 6)])

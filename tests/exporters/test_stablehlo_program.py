@@ -173,6 +173,18 @@ def test_an_operator_without_a_form_is_named_with_its_line_of_source() -> None:
         interpret.refuse_missing(capture.capture(model, "odd").program, "odd")
 
 
+class Unpooled(nn.Module):
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        pooled, places = nn.functional.max_pool2d(image, 2, return_indices=True)
+        return pooled + places
+
+
+def test_a_result_that_has_no_form_is_refused_where_something_reads_it(tmp_path: Path) -> None:
+    path = write_program(tmp_path / "u.pt2", Unpooled(), [torch.randn(1, 2, 4, 4)])
+    with pytest.raises(Unsupported, match="max_pool2d_with_indices"):
+        export(path, "fp32", tmp_path / "out")
+
+
 class Large(nn.Module):
     def __init__(self, number: int) -> None:
         super().__init__()

@@ -11,7 +11,7 @@ import torch
 
 from ....targets.errors import ModelportError, Unsupported
 from . import explain
-from .operators import IGNORED, OPERATORS
+from .operators import FIRST_ALONE, IGNORED, OPERATORS
 from .operators.arithmetic import OPERATORS as ARITHMETIC
 from .operators.dtypes import FLOATS, INTEGERS, LARGEST, is_float, is_narrow, saturated
 
@@ -42,6 +42,8 @@ def _known(node: Node) -> bool:
     if node.op != "call_function" or isinstance(node.target, torch._ops.HigherOrderOperator):
         return False
     name = str(node.target)
+    if name in FIRST_ALONE and any(part.args[1] != 0 and part.users for part in node.users):
+        return False
     if isinstance(node.target, torch._ops.OpOverload):
         return name in OPERATORS or name in IGNORED or name in SIZES
     return True  # arithmetic of sizes, and the parts of a tuple

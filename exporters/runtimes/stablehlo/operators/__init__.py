@@ -41,6 +41,14 @@ IGNORED = (
 )
 """What torch checks while it runs, and computes nothing with."""
 
+FIRST_ALONE = (
+    *(f"aten.max_pool{n}d_with_indices.default" for n in (1, 2, 3)),
+    *(f"aten.adaptive_max_pool{n}d.default" for n in (1, 2, 3)),
+    "aten.cummax.default",
+    "aten._native_batch_norm_legit_no_training.default",
+)
+"""Operators of several results, of which only the first has a form here."""
+
 KEPT = (
     "aten.linear.default",
     "aten.matmul.default",
@@ -50,5 +58,8 @@ KEPT = (
     "aten.scaled_dot_product_attention.default",
     "aten.gelu.default",
     "aten.silu.default",
+    "aten.adaptive_avg_pool1d.default",
+    "aten.adaptive_avg_pool2d.default",
+    "aten.adaptive_avg_pool3d.default",
 )
 """Operators that torch would take apart, and that have a better form here as a whole."""

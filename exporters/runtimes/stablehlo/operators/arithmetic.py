@@ -97,6 +97,7 @@ OPERATORS: dict[str, Function] = {
     "aten.pow.Scalar": power,
     "aten.atan2.default": jnp.arctan2,
     "aten.hypot.default": jnp.hypot,
+    "aten.copysign.Tensor": jnp.copysign,
     "aten.maximum.default": jnp.maximum,
     "aten.minimum.default": jnp.minimum,
     "aten.logical_and.default": jnp.logical_and,

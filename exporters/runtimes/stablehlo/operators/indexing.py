@@ -92,6 +92,41 @@ def top_k(x: Any, k: int, dim: int = -1, largest: bool = True, sorted: bool = Tr
     return jnp.take_along_axis(x, order, dim), order
 
 
+def kth_value(x: Any, k: int, dim: int = -1, keepdim: bool = False) -> Any:
+    """The k-th least element along an axis, counted from 1, and its place."""
+    if x.ndim == 0:
+        return sort(x)
+    found = (jax.lax.slice_in_dim(each, k - 1, k, 1, dim) for each in sort(x, dim))
+    return tuple(each if keepdim else jnp.squeeze(each, dim) for each in found)
+
+
+def median(x: Any, dim: int, keepdim: bool = False) -> Any:
+    """The lower of the middle elements along an axis, and its place."""
+    return kth_value(x, (x.shape[dim] + 1) // 2 if x.ndim else 1, dim, keepdim)
+
+
+def windows(x: Any, dim: int, size: int, step: int) -> Any:
+    """Every stretch of `size` elements along an axis, `step` apart, as a new last axis."""
+    starts = jnp.arange(0, x.shape[dim] - size + 1, step)
+    axis = dim % x.ndim
+    return jnp.moveaxis(jnp.take(x, starts[:, None] + jnp.arange(size), axis), axis + 1, -1)
+
+
+def search_sorted(
+    boundaries: Any,
+    x: Any,
+    *,
+    out_int32: bool = False,
+    right: bool = False,
+    side: str | None = None,
+    sorter: Any = None,
+) -> Any:
+    """`bucketize` with the boundaries first; rows of boundaries and other orders have no form."""
+    if boundaries.ndim != 1 or sorter is not None:
+        raise NotImplementedError("searchsorted in rows of boundaries")
+    return bucketize(x, boundaries, right=right or side == "right")
+
+
 def bucketize(x: Any, boundaries: Any, *, out_int32: bool = False, right: bool = False) -> Any:
     """How many boundaries lie before each element; with `right`, those equal to it as well."""
     return jnp.searchsorted(boundaries, x, side="right" if right else "left")
@@ -112,5 +147,9 @@ OPERATORS: dict[str, Function] = {
     "aten.sort.stable": lambda x, *, stable=True, dim=-1, descending=False: sort(x, dim, descending),
     "aten.argsort.default": lambda x, dim=-1, descending=False: sort(x, dim, descending)[1],
     "aten.topk.default": top_k,
+    "aten.kthvalue.default": kth_value,
+    "aten.median.dim": median,
+    "aten.unfold.default": windows,
     "aten.bucketize.Tensor": bucketize,
+    "aten.searchsorted.Tensor": search_sorted,
 }

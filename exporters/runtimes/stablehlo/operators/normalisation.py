@@ -66,14 +66,14 @@ def group_norm(
 
 
 def batch_norm(x: Any, weight: Any, bias: Any, mean: Any, variance: Any, momentum: float, eps: float) -> Any:
-    """The norm by stored statistics of each channel (axis 1)."""
+    """The norm by stored statistics of each channel (axis 1), alone."""
     shape = (1, -1) + (1,) * (x.ndim - 2)
     scale = jax.lax.rsqrt(wide(variance) + eps)
     if weight is not None:
         scale = scale * wide(weight)
     out = (wide(x) - jnp.reshape(wide(mean), shape)) * jnp.reshape(scale, shape)
     out = out if bias is None else out + jnp.reshape(wide(bias), shape)
-    return out, jnp.zeros((0,)), jnp.zeros((0,))
+    return (out,)
 
 
 def instance_norm(x: Any, weight: Any, bias: Any, training: bool, momentum: float, eps: float) -> Any:

@@ -107,6 +107,18 @@ def adaptive_avg_pool(rank: int) -> Function:
     return pool
 
 
+def adaptive_max_pool(x: Any, size: Sequence[int]) -> Any:
+    """The largest element of so many cells along each of the last axes, alone."""
+    for axis, count in enumerate(size, x.ndim - len(size)):
+        length = x.shape[axis]
+        cells = [
+            jax.lax.slice_in_dim(x, cell * length // count, -(-(cell + 1) * length // count), 1, axis)
+            for cell in range(count)
+        ]
+        x = jnp.concatenate([jnp.max(cell, axis, keepdims=True) for cell in cells], axis)
+    return (x,)
+
+
 def _cells(length: int, count: int) -> np.ndarray[Any, Any]:
     """Row i holds the share that each place has in cell i."""
     shares = np.zeros((count, length), np.float32)
@@ -119,7 +131,8 @@ def _cells(length: int, count: int) -> np.ndarray[Any, Any]:
 OPERATORS: dict[str, Function] = {
     **{f"aten.max_pool{n}d_with_indices.default": max_pool(n) for n in (1, 2, 3)},
     **{f"aten.avg_pool{n}d.default": avg_pool(n) for n in (1, 2, 3)},
-    "aten.adaptive_avg_pool1d.default": adaptive_avg_pool(1),
+    **{f"aten.adaptive_avg_pool{n}d.default": adaptive_avg_pool(n) for n in (1, 2, 3)},
+    **{f"aten.adaptive_max_pool{n}d.default": adaptive_max_pool for n in (1, 2, 3)},
     "aten._adaptive_avg_pool2d.default": adaptive_avg_pool(2),
     "aten._adaptive_avg_pool3d.default": adaptive_avg_pool(3),
 }

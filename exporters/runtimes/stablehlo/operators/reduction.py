@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from .dtypes import wide
@@ -105,6 +106,11 @@ def running_product(x: Any, dim: int) -> Any:
     return jnp.cumprod(wide(x), dim) if x.ndim else wide(x)
 
 
+def running_largest(x: Any, dim: int) -> Any:
+    """The largest element up to each, alone: nothing reads where it stood."""
+    return (jax.lax.cummax(x, dim % x.ndim) if x.ndim else x,)
+
+
 def vector_norm(x: Any, ord: float = 2, dim: Axes = None, keepdim: bool = False) -> Any:
     """(Σ |x|^ord)^(1/ord) over axes; the largest or least magnitude for ±inf, the count of non-zeros for 0."""
     size, axes = jnp.abs(wide(x)), axes_of(dim)
@@ -141,5 +147,6 @@ OPERATORS: dict[str, Function] = {
     "aten.prod.dim_int": product,
     "aten.cumsum.default": running_sum,
     "aten.cumprod.default": running_product,
+    "aten.cummax.default": running_largest,
     "aten.linalg_vector_norm.default": vector_norm,
 }
