@@ -71,7 +71,8 @@ class View:
         """A stored tensor as float64; None for a value that is computed."""
         if name not in self.stored:
             return None
-        return numpy_helper.to_array(self.stored[name]).astype(np.float64)
+        found: np.ndarray[Any, Any] = numpy_helper.to_array(self.stored[name]).astype(np.float64)
+        return found
 
     def is_output(self, name: str) -> bool:
         """Whether a caller gets this value."""

@@ -44,7 +44,8 @@ def balance(
     seen = ranges.channel_peaks(model, tuple(reads), samples, work, progress)
     balanced = 0
     for value, peaks in seen.items():
-        if peaks.max(initial=0.0) >= UNEVEN * max(float(np.median(peaks)), np.finfo(np.float32).tiny):
+        median = max(float(np.median(peaks)), float(np.finfo(np.float32).tiny))
+        if float(peaks.max(initial=0.0)) >= UNEVEN * median:
             _move(model, value, reads[value], peaks)
             balanced += 1
     graph.drop_unread(model)

@@ -116,9 +116,9 @@ def _scale(bound: Array | np.float32, form: Form) -> Array:
     exact = np.maximum(np.asarray(bound, np.float32) / form.top, LEAST_SCALE)
     exact = np.minimum(exact, np.float32(np.finfo(np.float16).max))
     half = exact.astype(np.float16)
-    return np.where(half.astype(np.float32) < exact, np.nextafter(half, np.float16(np.inf)), half).astype(
-        np.float32
-    )
+    short = half.astype(np.float32) < exact
+    scale: Array = np.where(short, np.nextafter(half, np.float16(np.inf)), half).astype(np.float32)
+    return scale
 
 
 def _narrow(weight: Array, axis: int, form: Form, name: str) -> tuple[onnx.TensorProto, Array]:
