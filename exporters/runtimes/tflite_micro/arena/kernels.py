@@ -19,6 +19,8 @@ class Memory:
     """Bytes of each buffer that stays for the model's life, each aligned to 16 in the tail."""
     scratch: tuple[int, ...] = ()
     """Bytes of each buffer that lives while the operator runs, planned into the head."""
+    at_start: int = 0
+    """How many of `persistent` exist before any operator prepares (allocated by Init)."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,8 @@ def memory(call: Call) -> Memory:
     data = call.sizes.data(call.operator.kind)
     rule = RULES.get(call.operator.kind)
     more = rule(call) if rule is not None else Memory()
-    return Memory(((data,) if data else ()) + more.persistent, more.scratch)
+    own = (data,) if data else ()
+    return Memory(own + more.persistent, more.scratch, len(own))
 
 
 def _per_channel(channels: int) -> tuple[int, int]:
@@ -172,8 +175,13 @@ def quantization(tensor: Tensor, sizes: Structures) -> tuple[int, ...]:
     return (sizes.size("TfLiteAffineQuantization"), 4 + 4 * tensor.scales)
 
 
-FETCHED_ONCE = frozenset({"ADD", "AVERAGE_POOL_2D", "FULLY_CONNECTED", "LOGISTIC", "MAX_POOL_2D", "MUL", "SOFTMAX"})
+FETCHED_ONCE = frozenset(
+    {"ADD", "AVERAGE_POOL_2D", "FULLY_CONNECTED", "LOGISTIC", "MAX_POOL_2D", "MUL", "SOFTMAX"}
+)
 """Kinds whose Prepare fetches each tensor once; others fetch them anew in a function that Prepare calls."""
+
+BIAS = {"CONV_2D": 2, "DEPTHWISE_CONV_2D": 2, "TRANSPOSE_CONV": 3}
+"""The input that only that function fetches."""
 
 
 def temporary(call: Call) -> int:
@@ -181,10 +189,15 @@ def temporary(call: Call) -> int:
 
     Nothing is given back before Prepare's end, whatever it releases.
     """
-    tensors = [*(t for t in call.inputs if t is not None), *call.outputs]
-    once = sum(
-        align(call.sizes.size("TfLiteTensor"), 8)
-        + sum(align(size, 8) for size in quantization(tensor, call.sizes))
-        for tensor in tensors
+    kind = call.operator.kind
+    twice = 1 if kind in FETCHED_ONCE else 2
+    inputs = sum(
+        (1 if index == BIAS.get(kind) else twice) * _fetched(tensor, call.sizes)
+        for index, tensor in enumerate(call.inputs)
+        if tensor is not None
     )
-    return once if call.operator.kind in FETCHED_ONCE else 2 * once
+    return inputs + sum(twice * _fetched(tensor, call.sizes) for tensor in call.outputs)
+
+
+def _fetched(tensor: Tensor, sizes: Structures) -> int:
+    return sum(align(size, 8) for size in (sizes.size("TfLiteTensor"), *quantization(tensor, sizes)))

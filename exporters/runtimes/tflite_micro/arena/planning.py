@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from . import lifetimes as lives
 from . import tail as tails
-from .greedy import ALIGNMENT, Need, align, extent, place
+from .greedy import Need, align, extent, place
 from .kernels import Call, Memory, memory, temporary
 from .reading import ONLINE, Program, read
 from .structures import Structures, structures
@@ -171,11 +171,20 @@ def _peak(needs: Sequence[Need]) -> tuple[int, list[int]]:
 
 
 def _preparing(calls: list[list[Call]], memories: list[list[Memory]], tail: tails.Tail) -> int:
-    """An upper bound of the arena while kernels prepare: requests and borrowed structures below the tail."""
-    request = tail.sizes.size("ScratchBufferRequest")
+    """An upper bound of the arena while kernels prepare: requests and borrowed structures below the tail so far."""
     asked = sum(len(memory_.scratch) for one in memories for memory_ in one)
-    most = max((temporary(call) for one in calls for call in one), default=0)
-    return align((SCRATCH_REQUESTS + asked) * request, 8) + most + tail.bytes + ALIGNMENT
+    requests = align((SCRATCH_REQUESTS + asked) * tail.sizes.size("ScratchBufferRequest"), 8)
+    pairs = [pair for one in zip(calls, memories, strict=True) for pair in zip(*one, strict=True)]
+    later = sum(_prepared(memory_) for _, memory_ in pairs)
+    most = 0
+    for call, memory_ in pairs:
+        later -= _prepared(memory_)
+        most = max(most, temporary(call) - later)
+    return requests + most + tail.bytes
+
+
+def _prepared(memory_: Memory) -> int:
+    return sum(align(size) for size in memory_.persistent[memory_.at_start :])
 
 
 def _planning(program: Program, memories: list[list[Memory]], tail: tails.Tail, planned: int) -> int:
