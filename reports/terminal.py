@@ -145,6 +145,8 @@ def summary(console: Console, manifest: Mapping[str, Any], out: str) -> None:
         console.print(Text(f"! {sentence}", style="yellow"))
     published = (out, "bold"), f": {manifest['artifact']}, manifest.json, report.html"
     console.print(Text.assemble("published ", *published))
+    if manifest["state"] != "done":
+        console.print(f"It is {manifest['state']}: `modelport finish` completes it on that machine.")
 
 
 def fidelity(console: Console, manifest: Mapping[str, Any]) -> None:

@@ -19,6 +19,8 @@ LEAST_OPSET = 19
 """QuantizeLinear to float8, and float16 scales, are defined from here on."""
 BFLOAT_OPSET = 22
 """The first operator set whose convolutions and poolings take bfloat16."""
+WORTH_A_WORD = 1 << 19
+"""Bytes of stored float16 from which the report names who reads them."""
 LOOKED_AT = 64
 """Samples on which overflow of float16 is looked for at the most, where ranges need no more."""
 
@@ -54,7 +56,7 @@ def _half_range(
     clamped = half.clamp_sentinels(model)
     if clamped:
         notes.append(
-            f"{clamped} stored values that stand for infinity are ±{half.SENTINEL_IN_HALF:g} in float16."
+            f"Stored values that stand for infinity ({clamped}) are ±{half.SENTINEL_IN_HALF:g} in float16."
         )
     placed = None
     if job.quant in quantize.FORMS:
@@ -64,7 +66,10 @@ def _half_range(
             samples = ranges.calibration_samples(job, quantize.MEND)
             count = balance.balance(model, placed, samples, Path(job.work), progress)
             placed = placement.place(model)
-            notes.append(f"{count} activations are balanced against their weights by channel (SmoothQuant).")
+            if count:
+                notes.append(
+                    f"{count} activations are balanced against their weights by channel (SmoothQuant)."
+                )
         observed, told = quantize.observed_ranges(job, model, placed, progress)
         notes.append(told)
     seen, count = _peaks(job, model, progress)
@@ -130,10 +135,11 @@ def _left(model: onnx.ModelProto, placed: placement.Placement) -> list[str]:
         if users and len(tensor.dims) > 1:
             for user in users:
                 left[user] = left.get(user, 0) + 2 * int(onnx.numpy_helper.to_array(tensor).size)
-    if not left:
+    heavy = {user: size for user, size in left.items() if size >= WORTH_A_WORD}
+    if not heavy:
         return []
     told = ", ".join(
-        f"{user} ({size / 1e6:.1f} MB)" for user, size in sorted(left.items(), key=lambda x: -x[1])
+        f"{user} ({size / 1e6:.1f} MB)" for user, size in sorted(heavy.items(), key=lambda one: -one[1])
     )
     return [f"Stored in float16: what {told} read; TensorRT multiplies in 8 bits and looks up in float."]
 
