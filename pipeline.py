@@ -243,7 +243,8 @@ def _require_room(request: Request, checked: Check, found: Mapping[str, Any] | N
     lacking = arena.missed(found, checked.device)
     if lacking and found is not None and not request.force:
         advice = [*arena.rungs(found), *(() if request.fit else ("--fit tries other orders of operators",))]
-        raise DoesNotFit("; ".join(lacking), mend=". ".join([*advice, "--force publishes all the same"]))
+        told = " ".join(f"({number}) {one}." for number, one in enumerate(advice, 1))
+        raise DoesNotFit("; ".join(lacking), mend=f"What would help: {told} --force publishes all the same")
 
 
 def _hold(request: Request, checked: Check, written: Mapping[str, Any], allowed: budget.Budget) -> None:

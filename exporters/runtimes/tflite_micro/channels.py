@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import dataclass, field
 from typing import Any
@@ -40,7 +41,10 @@ class Group:
 
 
 class Channels:
-    """Groups of a graph, found by walking it once; what a group's channels mean nothing for is left alone."""
+    """Groups of a graph, found by walking it once; what a group's channels mean nothing for is left alone.
+
+    Every constant has one reader (`separate`), or cutting it for one layer would cut it for another.
+    """
 
     def __init__(self, graph: Graph) -> None:
         self._graph = graph
@@ -50,8 +54,6 @@ class Channels:
         self._cuts: list[tuple[int, int, int]] = []
         """(activation whose channels they are, constant, axis)."""
         self._makers: list[tuple[int, int, int]] = []
-        uses = [t for op in graph.ops for t in op.inputs if t >= 0 and graph.is_constant(t)]
-        self._shared = {t for t in uses if uses.count(t) > 1}
         for op in graph.ops:
             self._walk(op)
 
@@ -97,7 +99,7 @@ class Channels:
             "RESHAPE": self._reshape, "MEAN": self._mean, "TRANSPOSE": self._transpose,
             **dict.fromkeys(SAME, self._same), **dict.fromkeys(PAIRS, self._pair),
         }.get(op.kind)  # fmt: skip
-        if handled is None or any(t in self._shared for t in op.inputs) or not handled(op):
+        if handled is None or not handled(op):
             self._fixed |= {t for t in (*op.inputs, *op.outputs) if t >= 0 and not self._graph.is_constant(t)}
         for tensor in self._fixed:
             self._find(tensor)
@@ -199,6 +201,24 @@ class Channels:
         self._join(source, result)
         self._place[result] = Place(_integers(self._graph, order).index(at.axis), at.outer, at.inner)
         return True
+
+
+def separate(model: Any) -> None:
+    """Give each reader of a constant a tensor of its own: converters share equal biases between layers."""
+    graph = Graph(model)
+    read: set[int] = set()
+    for op, raw in zip(graph.ops, graph.subgraph.operators, strict=True):
+        inputs = list(op.inputs)
+        for position, tensor in enumerate(inputs):
+            if tensor < 0 or not graph.is_constant(tensor):
+                continue
+            if tensor in read:
+                other = copy.copy(graph.subgraph.tensors[tensor])
+                inputs[position] = len(graph.subgraph.tensors)
+                other.name = b"%s;%d" % (other.name or b"", inputs[position])
+                graph.subgraph.tensors.append(other)
+            read.add(tensor)
+        raw.inputs = inputs
 
 
 def cut(model: Any, group: Group, keep: list[int]) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...litert import flatbuffer
 from ...litert.flatbuffer import SIGNATURE, Graph
-from .channels import Channels, Group, cut, reshape_again
+from .channels import Channels, Group, cut, reshape_again, separate
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,8 +41,9 @@ def prune(model: Any, share: float) -> tuple[Any, int, int] | None:
 
     None where no layer may lose a channel: their number is part of the inputs or outputs, or of operators that mix it.
     """
-    groups = Channels(Graph(model)).groups()
     pruned = copy.deepcopy(model)
+    separate(pruned)
+    groups = Channels(Graph(pruned)).groups()
     gone = 0
     for group in groups:
         keep = kept(Graph(model), group, share)
