@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 import modelport
-from modelport.sources.loading import tensorflow as tensorflow_model
 from modelport.sources.loading import onnx_program, tensorflow_onnx, torch_model
+from modelport.sources.loading import tensorflow as tensorflow_model
 from modelport.targets.errors import ConversionFailed, MissingExtra, Unsupported
 
 pytestmark = pytest.mark.slow
