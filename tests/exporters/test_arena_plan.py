@@ -53,6 +53,17 @@ def test_the_peak_is_named() -> None:
     assert found.peak_bytes <= found.head
 
 
+@pytest.mark.parametrize(
+    ("name", "sizes"),
+    [("conv_mean", [32, 16, 16]), ("transpose_conv", [4 * 8 * 8 * 2]), ("matmul", []), ("crossing", [])],
+)
+def test_kernels_get_the_scratch_buffers_that_they_ask_for(name: str, sizes: list[int]) -> None:
+    found = plan(flatbuffer.write(TINY[name]()))
+    scratch = [buffer for buffer in found.buffers if buffer.tensor is None]
+    assert [buffer.bytes for buffer in scratch] == sizes
+    assert all(buffer.first == buffer.last for buffer in scratch)
+
+
 def test_a_plan_in_the_file_is_followed_and_needs_no_more() -> None:
     given_model = crossing()
     before = plan(flatbuffer.write(given_model))
