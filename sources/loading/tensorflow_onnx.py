@@ -1,8 +1,7 @@
 """A SavedModel or Keras archive as an ONNX graph: frozen by TensorFlow, translated by tf2onnx, named as the source.
 
-tf2onnx was chosen by evidence: it took every model of `tests/sources/test_tensorflow_program.py` within 1e-6 of
-TensorFlow, keeps the batch free and writes few operators (a Keras model that is run with torch instead becomes
-three to five times as many, and a SavedModel cannot be run so).
+tf2onnx takes both kinds by one road, keeps the batch free and writes few operators; docs/tensorflow.md says what was
+weighed against it.
 """
 
 from __future__ import annotations
