@@ -1,6 +1,7 @@
 """The worker step that cuts text into windows: the same for a checkpoint and for the GGUF file made from it."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import tiny_corpus
 import tiny_llms
 from llama_oracle import convert
+from modelport.calibration.language_tokenizer import load_reference
 from modelport.calibration.samples import SampleSet
 from modelport.exporters import prepare_language
 from modelport.exporters.job import Job
@@ -70,3 +72,25 @@ def test_windows_are_as_long_as_asked_and_no_longer_than_the_model_takes(models,
         assert "Python's own documentation" in data["warnings"][0]
     with pytest.raises(UsageError, match="more than the 512 that the model takes"):
         prepared(models[1], tmp_path, sequence=1024)
+
+
+def test_conversations_become_the_models_own_special_tokens(models, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(models[0], tmp_path / "model"))
+    template = (
+        "{% for m in messages %}<|start_header_id|>{{ m['role'] }}<|eot_id|>{{ m['content'] }}{% endfor %}"
+    )
+    (folder / "chat_template.jinja").write_text(template)
+    talks = [{"messages": [{"role": "user", "content": f"question {n} " * 30}]} for n in range(40)]
+    (tmp_path / "talks.jsonl").write_text("\n".join(map(json.dumps, talks)))
+    given = {
+        "calibration": str(tmp_path / "talks.jsonl"),
+        "sequence": 64,
+        "samples": 20,
+        "chat_template": True,
+    }
+    _, held = prepared(folder, tmp_path / "work", **given)
+    own = load_reference(folder)
+    (end,) = own.encode("<|eot_id|>", True)
+    assert (held == end).sum() >= 2
+    with pytest.raises(UsageError, match="from a model folder only"):
+        prepared(models[1], tmp_path / "other", **given)

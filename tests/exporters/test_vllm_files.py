@@ -195,6 +195,14 @@ def test_rows_that_do_not_divide_are_refused_by_name_and_other_schemes_are_not(t
     assert "q_proj" in raised.value.where
 
 
+def test_tokens_that_the_model_has_no_rows_for_are_refused(qwen: Path) -> None:
+    planned = layout.of(qwen, schemes.find("w4a16-gptq", calibrated=True))
+    rows = planned.weights[0].place.shape[0]
+    produce._require_ids(planned, rows - 1)
+    with pytest.raises(SourceUnreadable, match=f"gives the token {rows}"):
+        produce._require_ids(planned, rows)
+
+
 def test_experts_are_not_calibrated(tmp_path: Path) -> None:
     model = source(tmp_path / "model", "mixtral")
     with pytest.raises(Unsupported, match="experts"):

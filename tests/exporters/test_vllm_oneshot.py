@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import importlib
 import json
 from pathlib import Path
 from typing import Any
@@ -80,6 +82,18 @@ def test_all_that_differs_for_mistral_is_the_mask_that_oneshots_trace_loses(
     without, _ = export(make_job(tmp_path / "without", models["mistral"], "w4a16-gptq", calibrated=True))
     assert (without / WEIGHTS).read_bytes() == (other / WEIGHTS).read_bytes()
     assert (ours / WEIGHTS).read_bytes() != (other / WEIGHTS).read_bytes()
+
+
+def test_all_that_differs_for_gemma_is_the_rounding_of_its_norms(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`oneshot` calibrates with 1 + weight rounded to bfloat16, which the model itself adds in float32."""
+    model = source(tmp_path / "model", "gemma3", layers=2)
+    ours, _ = export(make_job(tmp_path / "ours", model, "w4a16-gptq", calibrated=True))
+    entry = importlib.import_module("llmcompressor.entrypoints.oneshot")
+    monkeypatch.setattr(entry, "norm_calibration_context", lambda _: contextlib.nullcontext())
+    other = theirs(model, tmp_path / "theirs", "w4a16-gptq", calibrate=True)
+    assert (ours / WEIGHTS).read_bytes() == (other / WEIGHTS).read_bytes()
 
 
 @pytest.mark.parametrize("name", CALIBRATED)

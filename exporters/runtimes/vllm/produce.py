@@ -14,7 +14,7 @@ from typing import Any
 from ....calibration.samples import SampleSet
 from ....sources.huggingface import checkpoint
 from ....targets import host
-from ....targets.errors import ConversionFailed, MissingExtra, Unsupported, UsageError
+from ....targets.errors import ConversionFailed, MissingExtra, SourceUnreadable, Unsupported, UsageError
 from ...job import Job, Outcome, Progress
 from . import layout, schemes, serve, shards
 from .layout import Layout
@@ -148,12 +148,24 @@ def _weights(
     windows = SampleSet.open(Path(str(job.samples)) / "calibration").array("input_ids")
     if not len(windows):
         raise ConversionFailed("no window of text is left to calibrate on", where="--calibration")
+    _require_ids(planned, int(windows.max()))
     resume = job.options.get("resume")
     kept = Kept(Path(str(resume)) if resume else None, _key(job, planned, scheme, windows))
     notes = sequential.write(source, planned, scheme, folder, files, windows, kept, progress)
     if kept.folder is None:
         return notes
     return (*notes, f"{resume} holds the finished layers, and may be removed now.")
+
+
+def _require_ids(planned: Layout, highest: int) -> None:
+    """Refuse text whose tokens the model has no rows for."""
+    table = next(weight for weight in planned.weights if weight.name.endswith("embed_tokens.weight"))
+    if highest >= table.place.shape[0]:
+        raise SourceUnreadable(
+            f"gives the token {highest}, and {table.name} has {table.place.shape[0]:,} rows",
+            where="the tokenizer",
+            mend="Give the tokenizer that belongs to the model",
+        )
 
 
 def _key(job: Job, planned: Layout, scheme: Scheme, windows: Any) -> Mapping[str, str]:
