@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from modelport.exporters.runtimes.tensorrt import build_file, options
@@ -26,6 +27,7 @@ settings = st.builds(
 )
 
 
+@hypothesis_settings(deadline=None)
 @given(settings)
 def test_build_toml_gives_back_what_was_written(
     tmp_path_factory: pytest.TempPathFactory, one: Settings
