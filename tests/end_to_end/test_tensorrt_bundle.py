@@ -59,7 +59,7 @@ def here(monkeypatch: pytest.MonkeyPatch) -> Double:
             done[step] = Outcome.from_json(work(job, lambda *stage: None).to_json())
         return done
 
-    monkeypatch.setattr(recheck.isolate, "run", run)
+    monkeypatch.setattr(isolate, "run", run)
     return double
 
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -100,7 +101,7 @@ def test_the_doubles_are_what_the_interface_asks_for() -> None:
         assert asked == {a.arg for a in _arguments(sys.modules[Double.__module__], "Double", name)}
 
 
-def _arguments(module: object, kind: str, name: str) -> list[ast.arg]:
+def _arguments(module: Any, kind: str, name: str) -> list[ast.arg]:
     tree = ast.parse(Path(module.__file__).read_text())
     (found,) = [
         item

@@ -19,7 +19,7 @@ from onnx import helper, numpy_helper  # noqa: E402
 
 from modelport.calibration.samples import write_set  # noqa: E402
 from modelport.exporters.job import Job  # noqa: E402
-from modelport.exporters.runtimes.tensorrt import graphs, placement, quantize  # noqa: E402
+from modelport.exporters.runtimes.tensorrt import balance, graphs, placement, quantize  # noqa: E402
 from modelport.targets.errors import Unsupported, UsageError  # noqa: E402
 from modelport.verification import runners  # noqa: E402
 from modelport.verification.audit import audit  # noqa: E402
@@ -230,10 +230,10 @@ def test_balancing_keeps_a_float_graph_and_helps_int8(tmp_path: Path) -> None:
     x = rng.normal(size=(8, 4, 32)).astype(np.float32)
     expected = outputs(tmp_path / "float.onnx", x)
     found = {}
-    for name, uneven in (("balanced", graphs.balance.UNEVEN), ("not", 1e30)):
+    for name, uneven in (("balanced", balance.UNEVEN), ("not", 1e30)):
         (tmp_path / name).mkdir()
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(graphs.balance, "UNEVEN", uneven)
+            patch.setattr(balance, "UNEVEN", uneven)
             path, notes = made(tmp_path / name, source, "int8", shape=(1, 4, 32))
         found[name] = 1 - cosine(expected, outputs(path, x))
         assert any("1 activations are balanced" in note for note in notes) == (name == "balanced")
@@ -262,7 +262,7 @@ def test_onnxruntime_rounds_to_float8_as_the_format_says(values: list[float]) ->
 
     zero = helper.make_tensor("zero", T.FLOAT8E4M3FN, (), b"\0", raw=True)
     nodes = [node("QuantizeLinear", "x scale zero", "q"), node("DequantizeLinear", "q scale zero", "y")]
-    graph = model(nodes, {"scale": np.float32(0.5)}, ("n",))
+    graph = model(nodes, {"scale": np.asarray(0.5, np.float32)}, ("n",))
     graph.graph.initializer.append(zero)
     del graph.graph.value_info[:]
     options = onnxruntime.SessionOptions()

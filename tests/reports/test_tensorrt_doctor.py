@@ -45,7 +45,7 @@ def plan(
     (folder / "model.onnx").write_bytes(b"")
     (folder / build_file.NAME).write_text(build_file.to_toml(Settings()))
     if label is not None:
-        found = {name: {} for name in manifest.FORMS}
+        found: dict[str, Any] = {name: {} for name in manifest.FORMS}
         found |= {
             "schema": 1, "state": "done", "command": [], "target": "server-gpu", "quant": "int8",
             "runtime": "tensorrt", "format": "tensorrt", "artifact": path.name, "portability": label,

@@ -82,7 +82,9 @@ class Loaded:
 
 def _at(address: int, shape: Shape, kind: str) -> np.ndarray:
     size = int(np.prod(shape)) * np.dtype(kind).itemsize
-    return np.frombuffer((ctypes.c_char * size).from_address(address), kind).reshape(shape)
+    memory: Any = (ctypes.c_char * size).from_address(address)
+    values: np.ndarray = np.frombuffer(memory, kind).reshape(shape)
+    return values
 
 
 class Host:

@@ -41,7 +41,7 @@ class Parts:
 
     def pair(self, value: str, scale: float = 0.05) -> None:
         """Quantize and dequantize behind a value: gives `<value>_dq`."""
-        self.stored[f"{value}_scale"] = np.float32(scale)
+        self.stored[f"{value}_scale"] = np.asarray(scale, np.float32)
         self.node(f"{value}_q", "QuantizeLinear", [value, f"{value}_scale", "zero"], f"{value}_q")
         self.node(f"{value}_d", "DequantizeLinear", [f"{value}_q", f"{value}_scale", "zero"], f"{value}_dq")
 

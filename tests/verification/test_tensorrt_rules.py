@@ -60,7 +60,7 @@ def computed_scale(parts: Parts) -> None:
 
 
 def negative_scale(parts: Parts) -> None:
-    parts.stored["f_scale"] = np.float32(-0.1)
+    parts.stored["f_scale"] = np.asarray(-0.1, np.float32)
 
 
 def wrong_axis(parts: Parts) -> None:
@@ -82,7 +82,7 @@ def float_weight(parts: Parts) -> None:
 
 
 def other_scale(parts: Parts) -> None:
-    parts.stored["another"] = np.float32(0.06)
+    parts.stored["another"] = np.asarray(0.06, np.float32)
     parts.nodes["f_d"].input[1] = "another"
 
 
