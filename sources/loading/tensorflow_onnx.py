@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 KINDS = ("keras", "saved-model")
 """Kinds of source that start here."""
 
+REQUIRES_FOR = dict.fromkeys(KINDS, ("tensorflow", ("tensorflow", "tf2onnx")))
+"""The extra and the modules that a runtime needs for sources which start here, by kind."""
+
 OPSET = 18
 """The newest that tf2onnx 1.17 writes."""
 
@@ -33,12 +36,13 @@ def load(kind: str, path: Path, options: Mapping[str, Any]) -> tuple[onnx.ModelP
     `options["signature"]` is the SavedModel's signature, as in `tensorflow.load`. Raises what that raises,
     MissingExtra without TensorFlow or tf2onnx, and Unsupported naming the operators that have no ONNX form.
     """
-    for module in ("tensorflow", "tf2onnx"):
+    extra, modules = REQUIRES_FOR[kind]
+    for module in modules:
         if importlib.util.find_spec(module) is None:
             raise MissingExtra(
                 f"a TensorFlow model becomes a program with {module}, which is not installed here",
                 where=str(path),
-                mend="pip install 'modelport[tensorflow]'",
+                mend=f"pip install 'modelport[{extra}]'",
             )
     model = tensorflow_model.load(kind, path, options)
     refuse_text(model, path)

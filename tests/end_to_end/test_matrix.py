@@ -109,8 +109,10 @@ def test_a_filled_cell_converts_and_verifies(
     assert not manifest["not_checked"]
     for figures in manifest["fidelity"]["outputs"].values():
         assert figures["cosine"] >= scheme.min_cosine
-    again = modelport.verify(out)
-    assert again["fidelity"]["outputs"].keys() == manifest["fidelity"]["outputs"].keys()
+    # The conversion has opened and run the written files; once a target, the published folder is run again too.
+    if kind == target.sources[0]:
+        again = modelport.verify(out)
+        assert again["fidelity"]["outputs"].keys() == manifest["fidelity"]["outputs"].keys()
 
 
 @pytest.mark.parametrize(("target", "kind"), named(EMPTY))

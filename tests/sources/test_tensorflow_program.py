@@ -6,6 +6,7 @@ import importlib.util
 import logging
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,11 @@ import numpy as np
 import pytest
 
 import modelport
+from modelport.exporters import requirements
+from modelport.exporters.job import Job, Outcome
 from modelport.sources.loading import onnx_program, tensorflow_onnx, torch_model
 from modelport.sources.loading import tensorflow as tensorflow_model
+from modelport.targets import registry
 from modelport.targets.errors import ConversionFailed, MissingExtra, Unsupported
 
 pytestmark = pytest.mark.slow
@@ -289,8 +293,17 @@ def test_an_error_that_tf2onnx_only_logs_is_raised(digits: Path, monkeypatch: py
         tensorflow_onnx.load("keras", digits / "digits.keras", {})
 
 
-def test_without_tf2onnx_the_part_to_install_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("target", ["server-cpu", "cloud-tpu"])
+def test_without_tf2onnx_the_part_to_install_is_named_first(
+    target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     found = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "tf2onnx" else found(name))
+    runtime = registry.find_target(target).runtime
+    options = {"runtime_module": registry.runtime_module(runtime), "extra": target}
+    job = Job((), "keras", "m.keras", target, runtime, "fp32", str(tmp_path), str(tmp_path), None, options)
+    with pytest.raises(MissingExtra, match=r"modelport\[tensorflow\]"):
+        requirements.check(job, lambda *_: None)
     with pytest.raises(MissingExtra, match=r"modelport\[tensorflow\]"):
         tensorflow_onnx.load("keras", Path("m.keras"), {})
+    assert requirements.check(replace(job, source_kind="onnx"), lambda *_: None) == Outcome()

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from ....sources.loading import tensorflow_onnx
 from ...job import Job, Outcome, Port, Progress
 
 REQUIRES = ("onnx", "onnxruntime")
 """What every conversion of this runtime imports; torch sources need torch and onnxscript as well."""
+
+REQUIRES_FOR = tensorflow_onnx.REQUIRES_FOR
 
 ARTIFACT = "model.onnx"
 

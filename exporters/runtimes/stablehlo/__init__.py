@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ....sources.loading import tensorflow_onnx
 from ...job import Job, Outcome, Port, Progress
 
 if TYPE_CHECKING:
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 
 REQUIRES = ("torch", "jax", "flatbuffers", "safetensors")
 """What every conversion of this runtime imports."""
+
+REQUIRES_FOR = tensorflow_onnx.REQUIRES_FOR
 
 ARTIFACT = "model.stablehlo"
 
