@@ -5,7 +5,8 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3; do \
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DIGITS := examples/digits/artifacts
-BARS := startup overhead check-70b digits minilm int8-speed mil mil-operators ios gguf-identical gguf-size gguf-speed gguf-memory
+BARS := startup overhead check-70b digits minilm int8-speed mil mil-operators ios gguf-identical gguf-size gguf-speed gguf-memory \
+	tensorrt vllm stablehlo onnx-import arena edge
 
 .PHONY: help env demo test test-fast lint format bars $(addprefix bar-,$(BARS)) clean
 
@@ -37,7 +38,7 @@ demo: $(READY) $(DIGITS)/digits.pt2
 	$(BIN)/convert --target android --quant int8 --calibration $(DIGITS)/images --out out/digits-android --overwrite $(DIGITS)/digits.pt2
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 test-fast: $(READY)
 	$(BIN)/python -m pytest -m "not slow"

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from ..exporters import plan
@@ -244,7 +244,7 @@ def target(found: Target) -> None:
 
 def matrix(found: Iterable[Target]) -> None:
     """Print which kind of source goes to which target; the reasons of refusals below."""
-    table = Table("target", *KINDS)
+    table = Table(Column("target", no_wrap=True), *(Column(kind.replace("-", "-\n"), overflow="fold") for kind in KINDS))
     reasons = []
     for target in found:
         cells = []
