@@ -181,12 +181,13 @@ def test_what_does_not_fit_gets_every_rung_with_what_it_saves_and_costs(made, tm
     _, _, job = made["torch-exported", "int8"]
     small = make_job(
         tmp_path, "torch-exported", Path(job.source_path), "int8",
-        images(digits, "torch-exported", "calibration", 10), fit=True, ram_bytes=3400,
+        images(digits, "torch-exported", "calibration", 10), fit=True, ram_bytes=3400, min_cosine=1.0,
     )  # fmt: skip
     outcome, _ = export(small)
     rungs = outcome.data["arena"]["rungs"]
     assert any("patch by patch" in rung["name"] for rung in rungs)
     assert any("of the channels" in rung["name"] for rung in rungs)
+    assert any("channels pruned" in rung["name"] and "cosine" in rung["costs"] for rung in rungs)
     for rung in rungs:
         assert rung["costs"]
         assert rung["applied"] or rung["saves_bytes"] == 0 or rung["arena_bytes"] <= 3400
