@@ -12,7 +12,7 @@ from modelport.exporters import plan
 from modelport.request import Request
 from modelport.targets import registry
 from modelport.targets.errors import ModelportError, Unsupported, UsageError
-from modelport.targets.facts import ModelFacts, OpFact
+from modelport.targets.facts import IoFact, ModelFacts, OpFact
 
 
 def facts(**weights: int) -> ModelFacts:
@@ -33,6 +33,19 @@ def test_a_scheme_that_reaches_convolutions_and_a_model_of_unknown_operators_pas
     card = registry.find_target("server-cpu")
     plan.refuse_scheme(facts(conv=100), card.scheme("int8"), card)
     plan.refuse_scheme(facts(), card.scheme("int4-weight"), card)
+
+
+@pytest.mark.parametrize("target", ["android", "server-cpu", "ios"])
+def test_text_is_refused_by_the_name_of_the_input_or_of_the_operator(target: str) -> None:
+    card = registry.find_target(target)
+    plain = facts(gemm=100)
+    taken = dataclasses.replace(plain, inputs=(IoFact("words", "string", (1,)),))
+    with pytest.raises(Unsupported, match="input words holds text"):
+        plan.refuse_operators(taken, card)
+    made = dataclasses.replace(plain, ops=(*plain.ops, OpFact("trim", "StringStrip", "unknown", None)))
+    with pytest.raises(Unsupported, match=r"operator StringStrip \(in trim\)"):
+        plan.refuse_operators(made, card)
+    plan.refuse_operators(plain, card)
 
 
 def test_a_plan_names_its_exporter_and_says_where_the_data_comes_from() -> None:
