@@ -115,6 +115,11 @@ def _packed(given_model: Any) -> bytes:
         ([T((4,)), T((4,))], O("RELU", (0,), (5,)), "an operator names tensor 5 of 2"),
         ([T((2**20, 2**12)), T((4,))], O("RELU", (0,), (1,)), "sizes end at 2 GiB"),
         ([T((1, 4, 4, 1)), zeros(1, 1)], O("CONV_2D", (0, -1), (1,), "Conv2DOptions"), "no input 1"),
+        (
+            [T((1, 4, 4, 1)), zeros(1, 1)],
+            O("DEPTHWISE_CONV_2D", (0, 1), (0,)),
+            r"no inputs of \[\[1, 4, 4, 1\], ",
+        ),
     ],
 )
 def test_what_cannot_be_planned_is_refused(tensors: list[T], operator: O, message: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from .....targets.errors import Unsupported
+from .....targets.errors import SourceUnreadable, Unsupported
 from .greedy import align
 from .reading import Operator, Tensor
 from .structures import Structures
@@ -47,13 +47,20 @@ class Call:
 
 
 def memory(call: Call) -> Memory:
-    """What the kernel of an operator allocates; raises Unsupported for one whose kernel is not counted.
+    """What the kernel of an operator allocates; raises Unsupported for one whose kernel is not counted, and
+    SourceUnreadable where its tensors have too few axes.
 
     Read from each kernel's Init and Prepare in micro/kernels/ of the version that `structures.toml` names.
     """
     data = call.sizes.data(call.operator.kind)
     rule = RULES.get(call.operator.kind)
-    more = rule(call) if rule is not None else Memory()
+    try:
+        more = rule(call) if rule is not None else Memory()
+    except IndexError as error:
+        shapes = [list(tensor.shape) for tensor in call.inputs if tensor is not None]
+        raise SourceUnreadable(
+            f"{call.operator.kind} takes no inputs of {shapes}", where="model.tflite"
+        ) from error
     own = (data,) if data else ()
     return Memory(own + more.persistent, more.scratch, len(own))
 
