@@ -68,7 +68,11 @@ def _like(graph: flatbuffer.Graph, tensor: int, shape: tuple[int, ...], *, const
     from ai_edge_litert import schema_py_generated as schema
 
     old, new = graph.subgraph.tensors[tensor], schema.TensorT()
-    new.name, new.shape, new.type = b"%s;%d" % (old.name or b"", len(graph.subgraph.tensors)), list(shape), old.type
+    new.name, new.shape, new.type = (
+        b"%s;%d" % (old.name or b"", len(graph.subgraph.tensors)),
+        list(shape),
+        old.type,
+    )
     new.quantization, new.buffer = old.quantization, old.buffer if constant else 0
     graph.subgraph.tensors.append(new)
     return len(graph.subgraph.tensors) - 1
