@@ -244,7 +244,9 @@ def target(found: Target) -> None:
 
 def matrix(found: Iterable[Target]) -> None:
     """Print which kind of source goes to which target; the reasons of refusals below."""
-    table = Table(Column("target", no_wrap=True), *(Column(kind.replace("-", "-\n"), overflow="fold") for kind in KINDS))
+    table = Table(
+        Column("target", no_wrap=True), *(Column(kind.replace("-", "-\n"), overflow="fold") for kind in KINDS)
+    )
     reasons = []
     for target in found:
         cells = []

@@ -22,7 +22,7 @@ def find(steps: Sequence[Step], inputs: Mapping[str, int], outputs: Iterable[str
     steps = _fuse(steps, ends)
     storage = {name: name for name in inputs}
     size = dict(inputs)
-    last_use = {name: -1 for name in inputs}
+    last_use = dict.fromkeys(inputs, -1)
     for index, step in enumerate(steps):
         for name in step.inputs:
             if name in storage:

@@ -17,6 +17,8 @@ from ...litert.flatbuffer import Graph, Op
 from ...ports import to_artifact
 
 SMALLEST_SPAN = 6 * 255 / 2**31
+"""A range of 8 bits below which ReLU6's end is no int32 in the range's scale."""
+
 ACTIVATION_BITS = {"int8": 8, "int16x8": 16}
 """Bits of the values between operators, by scheme; weights have 8."""
 
