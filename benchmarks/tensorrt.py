@@ -11,9 +11,9 @@ import numpy as np
 from bar import close
 from digits import ARTIFACTS, logits, source_logits
 from minilm import CALIBRATION, HELD_OUT, MODEL, sentences
+from networks import checkpoints, trained
 
 import modelport
-from mil import checkpoints, trained
 from modelport.verification.rules import tensorrt as rules
 
 DIGITS = ARTIFACTS / "digits.pt2"

@@ -105,7 +105,7 @@ class Case:
         """The operator that the case is about; one that is written out in others names its nodes after it."""
         nodes = self.model.graph.node
         named = (node.output[0].split("_test_")[0] for node in nodes if "_test_" in node.output[0])
-        return next(named, nodes[0].op_type)
+        return str(next(named, nodes[0].op_type))
 
 
 def cases() -> Iterator[Case]:
@@ -201,4 +201,5 @@ def _rtol(expected: torch.Tensor) -> float:
 
 
 def _wide(tensor: torch.Tensor) -> Array:
-    return tensor.detach().to(torch.float64).numpy() if tensor.dtype != torch.uint64 else tensor.numpy()
+    wide: Array = (tensor if tensor.dtype == torch.uint64 else tensor.detach().to(torch.float64)).numpy()
+    return wide

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from modelport.exporters.litert.boundary import from_boundary, to_boundary
 from modelport.targets.errors import ConversionFailed, UsageError
 from modelport.verification import audit, runners
-from modelport.verification.runners.tflite import from_boundary, to_boundary
 
 
 def detail(dtype: Any, scale: float, zero: int) -> dict[str, Any]:
