@@ -185,7 +185,7 @@ def _saved_model(path: Path, options: Mapping[str, Any]) -> TensorflowModel:
     specs = signature.structured_input_signature[1]
     names = tuple(sorted(specs))  # TensorFlow gives them in another order each time
     _refuse_non_finite(_values(signature.variables), path)
-    outputs = tuple(signature.structured_outputs)
+    outputs = tuple(sorted(signature.structured_outputs))
 
     def call(*tensors: Any) -> list[Any]:
         results = signature(**dict(zip(names, tensors, strict=True)))

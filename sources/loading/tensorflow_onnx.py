@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...targets.errors import ConversionFailed, MissingExtra, ModelportError, Unsupported
+from . import onnx_order
 from . import tensorflow as tensorflow_model
 
 if TYPE_CHECKING:
@@ -87,6 +88,7 @@ def to_onnx(model: tensorflow_model.TensorflowModel, path: Path) -> onnx.ModelPr
         )
     if log.records:
         raise ConversionFailed(f"tf2onnx: {log.records[0].getMessage().splitlines()[0]}", where=str(path))
+    onnx_order.settle(proto)
     _name_free_axes(proto, model)
     return proto
 

@@ -168,9 +168,7 @@ def _gemma(out: _Out) -> Written:
 
 
 def _phi3(out: _Out) -> Written:
-    if str(out.files.settings.get("tokenizer_class", "")) == "GPT2Tokenizer" or not out.files.has(
-        MODEL
-    ):
+    if str(out.files.settings.get("tokenizer_class", "")) == "GPT2Tokenizer" or not out.files.has(MODEL):
         # Without tokenizer.model the converter gives up; the tokenizer is in tokenizer.json all the same.
         if out.files.part("model").get("byte_fallback"):
             return out.from_json(mended=True)
