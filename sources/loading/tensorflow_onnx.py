@@ -187,11 +187,11 @@ def _name_free_axes(proto: onnx.ModelProto, model: tensorflow_model.TensorflowMo
             if size is None:
                 known = {0: "batch", 1: "sequence"} if len(shape) == 2 else {0: "batch"}
                 dim.dim_param = known.get(axis, f"{value.name}_{axis}")
-    if any(shape and shape[0] is None for shape in model.shapes):
-        for value in proto.graph.output:
-            dims = value.type.tensor_type.shape.dim
-            if dims and dims[0].dim_param:
-                dims[0].dim_param = "batch"
+    batched = any(shape and shape[0] is None for shape in model.shapes)
+    for value in proto.graph.output:
+        for axis, dim in enumerate(value.type.tensor_type.shape.dim):
+            if dim.dim_param:
+                dim.dim_param = "batch" if batched and axis == 0 else f"{value.name}_{axis}"
 
 
 # TensorFlow operators that tf2onnx 1.17 lacks, by those that it has: (graph, node, name, arguments) -> None.

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -211,13 +213,14 @@ def two_signatures(tmp_path_factory: pytest.TempPathFactory) -> Path:
             self.weight = tf.Variable(np.random.default_rng(0).normal(size=(4, 3)).astype("float32"))
 
         @tf.function(
-            input_signature=[tf.TensorSpec((None, 4), name="x"), tf.TensorSpec((None, 3), name="addend")]
+            autograph=False,
+            input_signature=[tf.TensorSpec((None, 4), name="x"), tf.TensorSpec((None, 3), name="addend")],
         )
         def first(self, x: Any, addend: Any) -> dict[str, Any]:
             top = tf.reduce_max(x, -1, keepdims=True)
             return {"sum": x @ self.weight + addend, "product": top * addend}
 
-        @tf.function(input_signature=[tf.TensorSpec((None, 4), name="x")])
+        @tf.function(autograph=False, input_signature=[tf.TensorSpec((None, 4), name="x")])
         def second(self, x: Any) -> dict[str, Any]:
             return {"top": tf.nn.top_k(tf.nn.softmax(x @ self.weight), 2)[0]}
 
@@ -243,6 +246,27 @@ def test_free_sizes_have_one_name_each(two_signatures: Path) -> None:
         "product": ["batch", 3],
         "sum": ["batch", 3],
     }
+
+
+def test_two_processes_write_the_same_bytes(two_signatures: Path, tmp_path: Path) -> None:
+    """tf2onnx keeps nodes in sets, whose order is another in every process."""
+    gru = tmp_path / "gru.keras"
+    chain(layers.Bidirectional(layers.GRU(4)), layers.LayerNormalization()).save(gru)
+    code = (
+        "import hashlib, sys; from pathlib import Path; from modelport.sources.loading import tensorflow_onnx as t\n"
+        "for kind, path, name in (('keras', sys.argv[1], None), ('saved-model', sys.argv[2], 'first')):\n"
+        "    model, _ = t.load(kind, Path(path), {'signature': name})\n"
+        "    print('hash', hashlib.sha256(model.SerializeToString()).hexdigest())"
+    )
+    found = [
+        subprocess.run(
+            [sys.executable, "-c", code, str(gru), str(two_signatures)],
+            capture_output=True, text=True, check=True, env={**os.environ, "PYTHONHASHSEED": seed},
+        ).stdout
+        for seed in ("1", "2")
+    ]  # fmt: skip
+    assert found[0].count("hash") == 2
+    assert found[0] == found[1]
 
 
 @pytest.mark.parametrize("name", ["erfc", "expm1", "log1p"])
