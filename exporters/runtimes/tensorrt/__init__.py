@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ....sources.loading import tensorflow_onnx
 from ....targets.errors import MissingExtra, Unsupported
 from ...job import Job, Outcome, Port, Progress
 
@@ -12,6 +13,8 @@ REQUIRES = ("onnx", "onnxruntime")
 
 TensorRT is not among them: without it a bundle is written, and `finish` asks for it.
 """
+
+REQUIRES_FOR = tensorflow_onnx.REQUIRES_FOR
 
 ARTIFACT = "model.onnx"
 ENGINE = "model.engine"
