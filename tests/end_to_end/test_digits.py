@@ -110,7 +110,7 @@ def test_a_published_folder_verifies_and_a_changed_one_does_not(digits: Path, tm
 def test_what_cannot_work_is_refused_before_any_work(digits: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     with pytest.raises(Unsupported, match="keras"):
-        modelport.convert(digits / "digits.keras", target="server-cpu", out=out)
+        modelport.convert(digits / "digits.keras", target="local-llm", out=out)
     for target, quant in (
         ("server-cpu", "int4-weight"),
         ("server-cpu", "int8-dynamic"),

@@ -60,11 +60,17 @@ WEIGHTS = 6 * 2 * 9 + 6 * 8 * 4 + 7 * 800
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("wide", [False, True], ids=["32 bits", "64 bits"])
 @pytest.mark.parametrize(("quant", "dtype", "width"), [("fp32", "float32", 4), ("bf16", "bfloat16", 2)])
-def test_products_and_weights_are_counted(program: Path, quant: str, dtype: str, width: int) -> None:
+def test_products_and_weights_are_counted(
+    program: Path, quant: str, dtype: str, width: int, wide: bool
+) -> None:
+    import jax
+
     from modelport.verification.audit import audit
 
-    counted = audit(program / quant / "model.stablehlo", "stablehlo")
+    with jax.enable_x64(wide):
+        counted = audit(program / quant / "model.stablehlo", "stablehlo")
     assert counted is not None
     assert counted.macs == {dtype: PRODUCTS}
     assert counted.weight_bytes == {dtype: WEIGHTS * width}
@@ -84,7 +90,7 @@ def test_float32_that_a_tpu_would_round_counts_as_bfloat16(program: Path, tmp_pa
     def model(weights: dict[str, jax.Array], inputs: dict[str, jax.Array]) -> dict[str, jax.Array]:
         return {"y": inputs["x"] @ weights["w"]}
 
-    given = ({"w": jnp.ones((3, 5))}, {"x": jnp.ones((2, 3))})
+    given = ({"w": jnp.ones((3, 5), jnp.float32)}, {"x": jnp.ones((2, 3), jnp.float32)})
     data = jax_export.export(jax.jit(model), platforms=("tpu", "cpu"))(*given).serialize()
     (tmp_path / "model.stablehlo").write_bytes(bytes(data))
     save_file(given[0], tmp_path / "weights.safetensors")

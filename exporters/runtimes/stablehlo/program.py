@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,9 +52,7 @@ def serialized(
             for name, value in zip(signature.outputs, kept, strict=True)
         }
 
-    limit = jax.config.jax_traceback_in_locations_limit
-    jax.config.update("jax_traceback_in_locations_limit", 0)
-    try:
+    with _settings():
         stored = {
             name: jax.ShapeDtypeStruct(tuple(t.shape), _dtype(t.dtype)) for name, t in weights.tensors.items()
         }
@@ -62,6 +61,16 @@ def serialized(
         return bytes(
             export.export(jax.jit(model, **shardings), platforms=PLATFORMS)(stored, given).serialize()
         )
+
+
+@contextmanager
+def _settings() -> Iterator[None]:
+    """No places in our source in the program, and numbers of 32 bits whatever JAX_ENABLE_X64 says."""
+    limit = jax.config.jax_traceback_in_locations_limit
+    jax.config.update("jax_traceback_in_locations_limit", 0)
+    try:
+        with jax.enable_x64(False):
+            yield
     finally:
         jax.config.update("jax_traceback_in_locations_limit", limit)
 
