@@ -44,8 +44,9 @@ def bundle(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def here(monkeypatch: pytest.MonkeyPatch) -> Double:
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Double:
     """This process has the double, and workers run in it: a double cannot follow into another process."""
+    monkeypatch.chdir(tmp_path)  # the timing cache lies where `finish` is called
     double = Double()
     install(monkeypatch, double)
 
@@ -101,7 +102,6 @@ def test_finishing_it_here_is_one_clear_line(bundle: Path) -> None:
 def test_on_the_gpu_host_it_becomes_an_engine_that_was_verified(
     here: Double, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(tmp_path)
     folder = copied(bundle, tmp_path)
     manifest = recheck.finish(folder)
     assert (manifest["state"], manifest["artifact"]) == ("done", "model.engine")
