@@ -103,16 +103,17 @@ class Step:
     op_class: str = ""
 
 
-def liveness(steps: Sequence[Step], inputs: Mapping[str, int], outputs: Iterable[str]) -> int:
-    """Largest number of activation elements alive at once when `steps` run in order.
+def lifetimes(
+    steps: Sequence[Step], inputs: Mapping[str, int], outputs: Iterable[str]
+) -> tuple[dict[str, str], dict[str, int], dict[str, int]]:
+    """The value whose memory each name has, that memory's elements, and the step after which it is free.
 
-    `inputs` are the model's inputs with their sizes; they live until their last use. `outputs` live to the
-    end. Names that nothing in `steps` or `inputs` makes (weights) count nothing. A value lives while any of
-    its views does.
+    A view has the memory of what it looks at. Inputs that nothing reads are free before the first step (-1);
+    outputs live beyond the last one.
     """
     storage = {name: name for name in inputs}
     size = dict(inputs)
-    last_use: dict[str, int] = {}
+    last_use = dict.fromkeys(inputs, -1)
     for index, step in enumerate(steps):
         for name in step.inputs:
             if name in storage:
@@ -126,6 +127,17 @@ def liveness(steps: Sequence[Step], inputs: Mapping[str, int], outputs: Iterable
     for name in outputs:
         if name in storage:
             last_use[storage[name]] = len(steps)
+    return storage, size, last_use
+
+
+def liveness(steps: Sequence[Step], inputs: Mapping[str, int], outputs: Iterable[str]) -> int:
+    """Largest number of activation elements alive at once when `steps` run in order.
+
+    `inputs` are the model's inputs with their sizes; they live until their last use. `outputs` live to the
+    end. Names that nothing in `steps` or `inputs` makes (weights) count nothing. A value lives while any of
+    its views does.
+    """
+    storage, size, last_use = lifetimes(steps, inputs, outputs)
     dying: dict[int, list[str]] = {}
     for name, index in last_use.items():
         dying.setdefault(index, []).append(name)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from ..targets.facts import PeakFact
-from .flops import Step
+from .flops import Step, lifetimes
 
 FUSED = frozenset({"norm", "elementwise"})
 """Classes that become part of the operator before them where they read nothing else that was computed."""
@@ -20,22 +20,7 @@ def find(steps: Sequence[Step], inputs: Mapping[str, int], outputs: Iterable[str
     given = frozenset(inputs)
     ends = frozenset(outputs)
     steps = _fuse(steps, ends)
-    storage = {name: name for name in inputs}
-    size = dict(inputs)
-    last_use = dict.fromkeys(inputs, -1)
-    for index, step in enumerate(steps):
-        for name in step.inputs:
-            if name in storage:
-                last_use[storage[name]] = index
-        viewed = storage.get(step.inputs[0]) if step.alias and step.inputs else None
-        for name, count in step.outputs.items():
-            storage[name] = viewed or name
-            if viewed is None:
-                size[name] = count
-            last_use[storage[name]] = index
-    for name in ends:
-        if name in storage:
-            last_use[storage[name]] = len(steps)
+    storage, size, last_use = lifetimes(steps, inputs, ends)
     alive = set(given)
     best: PeakFact | None = None
     floor = 0

@@ -6,8 +6,8 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from ....targets.errors import ModelportError, Unsupported, UsageError
+from ...torch_nodes import first_line
 from . import boundary
-from .explain import first_line
 from .options import Wanted
 
 if TYPE_CHECKING:

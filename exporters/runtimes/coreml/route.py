@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ....targets.errors import ModelportError
+from ...torch_nodes import without_form
 from . import boundary, explain, passes, quiet
 from .options import COMPUTE_UNITS, Wanted
 from .passes import decompose, known, translations
@@ -135,7 +136,7 @@ def refuse_unknown(program: ExportedProgram, path: str) -> None:
         node for node in program.graph.nodes if node.op == "call_function" and not known.is_known(node.target)
     ]
     if unknown:
-        raise explain.unsupported(unknown, path)
+        raise without_form(unknown, "Core ML has no form of", path)
 
 
 def _operator(program: ExportedProgram, node: Any) -> str | None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from ....targets.errors import MissingExtra, ModelportError, Unsupported
 from ...job import Job, Port
+from ...torch_nodes import first_line
 from . import explain, quiet
 from . import tensorflow_boundary as ports
 from . import tensorflow_translations as translations
@@ -92,7 +93,7 @@ def _frozen(model: Any, around: Boundary, path: str) -> _Frozen:
         raise
     except Exception as error:  # TensorFlow raises whatever a layer's own code met
         raise Unsupported(
-            f"TensorFlow cannot trace it at {[tuple(shape) for shape in around.shapes]}: {explain.first_line(error)}",
+            f"TensorFlow cannot trace it at {[tuple(shape) for shape in around.shapes]}: {first_line(error)}",
             where=path,
             mend="Ask for other sizes with --shapes",
         ) from error
@@ -232,12 +233,12 @@ class _Road:
         node = _failing_node(error)
         if node is not None:
             return Unsupported(
-                f"coremltools cannot translate {node.op} ({node.name}): {explain.first_line(error)}",
+                f"coremltools cannot translate {node.op} ({node.name}): {first_line(error)}",
                 where=self.path,
                 mend="Replace this operator in the model",
             )
         if "rank" in str(error):
-            return Unsupported(explain.first_line(error), where=self.path, mend="Use fewer axes in the model")
+            return Unsupported(first_line(error), where=self.path, mend="Use fewer axes in the model")
         return explain.failed(error, self.path, self.wanted.target)
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ....targets.errors import Unsupported
-from . import explain
+from ...torch_nodes import first_line
 from .operators import KEPT
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def _export(model: TorchModel, free: Mapping[str, Mapping[int, str]], path: str)
             )
     except Exception as error:  # torch raises whatever the model's own code met
         raise Unsupported(
-            f"torch.export cannot capture the model: {explain.first_line(error)}",
+            f"torch.export cannot capture the model: {first_line(error)}",
             where=path,
             mend="Replace control flow that depends on values",
         ) from error
@@ -148,6 +148,6 @@ def _core(program: ExportedProgram, path: str) -> ExportedProgram:
             return program.run_decompositions(table)
     except Exception as error:
         raise Unsupported(
-            f"torch cannot take the model apart into its core operators: {explain.first_line(error)}",
+            f"torch cannot take the model apart into its core operators: {first_line(error)}",
             where=path,
         ) from error

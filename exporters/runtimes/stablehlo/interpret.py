@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import torch
 
 from ....targets.errors import ModelportError, Unsupported
-from . import explain
+from ...torch_nodes import describe, first_line, without_form
 from .operators import FIRST_ALONE, IGNORED, OPERATORS
 from .operators.arithmetic import OPERATORS as ARITHMETIC
 from .operators.dtypes import FLOATS, INTEGERS, LARGEST, is_float, is_narrow, saturated
@@ -35,7 +35,7 @@ def refuse_missing(program: ExportedProgram, path: str) -> None:
         if node.op not in ("placeholder", "output", "get_attr") and not _known(node)
     ]
     if lacking:
-        raise explain.missing(lacking, path)
+        raise without_form(lacking, "there is no StableHLO form of", path)
 
 
 def _known(node: Node) -> bool:
@@ -75,9 +75,13 @@ def evaluate(
             except ModelportError:
                 raise
             except jax.errors.InconclusiveDimensionOperation as error:
-                raise InconclusiveShape(f"{explain.describe(node)}: {explain.first_line(error)}") from error
+                raise InconclusiveShape(f"{describe(node)}: {first_line(error)}") from error
             except Exception as error:  # JAX raises errors of its own many classes
-                raise explain.failed(node, error, path) from error
+                raise Unsupported(
+                    f"no StableHLO form of {describe(node)}: {first_line(error)}",
+                    where=path,
+                    mend="Replace this operator in the model",
+                ) from error
         elif node.op == "output":
             return tuple(_read(node.args[0], values))
     raise Unsupported("the program has no outputs", where=path)
