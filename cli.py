@@ -1,4 +1,4 @@
-"""The command line: options and exit codes. No logic: every command is one call of the Python API."""
+"""The command line: commands and exit codes. No logic: every command is one call of the Python API."""
 
 from __future__ import annotations
 
@@ -8,105 +8,18 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn
 
 import click
 
 from . import __version__
+from .cli_options import CHOICE, COMMON, CONVERSION, OF_RUNTIMES, taking
 from .targets.errors import DoesNotFit, ModelportError
 
 EPILOG = (
     "Exit codes: 0 done, 2 wrong usage, 3 does not fit, 4 source unreadable, 5 unsupported pair or operator, "
     "6 conversion failed, 7 fidelity below the budget, 130 interrupted."
 )
-Command = TypeVar("Command", bound=Callable[..., Any])
-
-_COMMON = (
-    click.option("--json", "as_json", is_flag=True, help="Print JSON for programs."),
-    click.option("--quiet", "-q", is_flag=True, help="Print nothing but errors."),
-    click.option("--debug", is_flag=True, help="Show tracebacks and the worker's log."),
-)
-_CHOICE = (
-    click.option(
-        "--target", "-t", required=True, metavar="T", help="Where it shall run: a name or a TOML card."
-    ),
-    click.option("--quant", metavar="Q", help="Quantization scheme of the target, as in int8 or fp16."),
-    click.option("--device", metavar="D", help="The device to judge for: a name or a TOML file."),
-    click.option("--batch", type=int, default=1, show_default=True, help="Inferences at once."),
-    click.option("--context", type=int, help="Tokens of context of a language model."),
-    click.option(
-        "--tensor-parallel", type=int, metavar="N", help="GPUs that a served language model is split over."
-    ),
-    click.option("--sequence", type=int, help="Tokens per sample where the artifact has a fixed length."),
-    click.option("--signature", metavar="NAME", help="Signature of a SavedModel that has several."),
-    click.option("--kv-type", metavar="K", help="KV cache of a language model: f16, q8_0 or q4_0."),
-    click.option(
-        "--compute-units", metavar="U", help="Core ML: all, cpuAndNeuralEngine, cpuAndGPU or cpuOnly."
-    ),
-)
-
-
-_GGUF = (
-    click.option(
-        "--imatrix", type=click.Path(path_type=Path), metavar="FILE", help="An importance matrix made before."
-    ),
-    click.option("--via", metavar="T", help="f16: round bfloat16 weights to float16 before quantizing."),
-    click.option("--two-step", is_flag=True, help="Write a 16-bit file first and let llama.cpp quantize it."),
-    click.option(
-        "--requantize", is_flag=True, help="Quantize a GGUF again whose weights are low-bit already."
-    ),
-    click.option("--prompt", metavar="TEXT", help="A text for the finished language model to continue."),
-)
-_COREML = (
-    click.option(
-        "--deployment-target", metavar="OS", help="Oldest iOS of a Core ML package: iOS15 to iOS18."
-    ),
-    click.option(
-        "--shapes",
-        metavar="S",
-        help="Free shapes: ids=1x1..512 or image=1x3x224x224|1x3x256x256 (Core ML), "
-        "ids=1x1..1x128..8x512 (TensorRT: least, tuned for, greatest).",
-    ),
-    click.option("--image-input", metavar="P", help="Core ML: take an image, as in scale=0.0039,bias=0:0:0."),
-    click.option(
-        "--labels", type=click.Path(path_type=Path), metavar="FILE", help="Class labels, one a line."
-    ),
-    click.option("--metadata", multiple=True, metavar="K=V", help="author, description, licence or version."),
-    click.option("--mesh", metavar="M", help="StableHLO: devices to split over, as in data=4,model=2."),
-)
-_TENSORRT = (
-    click.option("--workspace", metavar="SIZE", help="TensorRT: most scratch memory of a layer, as in 2G."),
-    click.option("--timing-cache", metavar="FILE", help="TensorRT: keep measured kernels between builds."),
-    click.option("--version-compatible", is_flag=True, help="TensorRT: an engine for later versions too."),
-    click.option(
-        "--hardware-compatible", metavar="L", help="TensorRT: same-compute-capability or ampere-plus."
-    ),
-    click.option(
-        "--builder-level", metavar="N", type=int, help="TensorRT: 0 builds fastest, 5 searches most."
-    ),
-)
-_LANGUAGE = (
-    click.option(
-        "--chat-template",
-        is_flag=True,
-        help='Calibrate on "messages" of a .jsonl in the model\'s own chat format.',
-    ),
-    click.option(
-        "--resume",
-        type=click.Path(path_type=Path),
-        metavar="DIR",
-        help="vLLM: keep finished layers here, and go on from them after a kill.",
-    ),
-)
-
-
-def _options(*options: Callable[[Any], Any]) -> Callable[[Command], Command]:
-    def apply(command: Command) -> Command:
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return apply
 
 
 @click.group(epilog=EPILOG)
@@ -117,32 +30,7 @@ def modelport() -> None:
 
 @modelport.command(epilog=EPILOG)
 @click.argument("model", type=click.Path(path_type=Path))
-@_options(*_CHOICE)
-@click.option(
-    "--calibration", metavar="DATA", help=".npz, .npy, image folder, .jsonl, .txt, module:function, random."
-)
-@click.option("--out", "-o", type=click.Path(path_type=Path), metavar="DIR", help="Output folder.")
-@click.option(
-    "--layout", type=click.Choice(["nchw", "nhwc"]), help="Axis order of images; default: the source's."
-)
-@click.option("--observer", metavar="O", help="Activation ranges: minmax, percentile, entropy or mse.")
-@click.option("--opset", type=int, help="ONNX operator set.")
-@click.option("--samples", type=int, help="Most samples to use: 320, or 80 windows of text.")
-@click.option("--held-out", type=int, help="Samples kept for verification; default: a fifth.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the split.")
-@click.option("--threads", type=int, help="Threads to measure with: 1, and every CPU for a language model.")
-@click.option(
-    "--budget", metavar="B", help="Loss allowed: cosine=0.99,sqnr=20,top1=0.5 (points),kl=0.05,ppl=2 (%)."
-)
-@click.option("--memory-limit", metavar="SIZE", help="Most memory of a worker process, as in 8G.")
-@click.option("--timeout", type=float, metavar="SECONDS", help="Most time of a worker process.")
-@click.option("--overwrite", is_flag=True, help="Replace an output folder that modelport made.")
-@click.option("--force", is_flag=True, help="Convert although it does not fit.")
-@click.option("--offline-plan", is_flag=True, help="Microcontrollers: write the arena's plan into the model.")
-@click.option("--fit", is_flag=True, help="Microcontrollers: look for what makes it fit, step by step.")
-@click.option("--keep", is_flag=True, help="Publish although the fidelity is below the budget.")
-@click.option("--no-samples", is_flag=True, help="Publish no held-out samples beside the artifact.")
-@_options(*_GGUF, *_LANGUAGE, *_COREML, *_TENSORRT, *_COMMON)
+@taking(*CHOICE, *CONVERSION, *OF_RUNTIMES, *COMMON)
 def convert(
     *,
     as_json: bool,
@@ -180,7 +68,7 @@ def convert(
 
 @modelport.command(epilog=EPILOG)
 @click.argument("model", type=click.Path(path_type=Path))
-@_options(*_CHOICE, *_COMMON)
+@taking(*CHOICE, *COMMON)
 def check(*, as_json: bool, quiet: bool, debug: bool, **options: Any) -> None:
     """Tell whether MODEL fits a device and how fast it will be, from its headers alone."""
 
@@ -203,7 +91,7 @@ def check(*, as_json: bool, quiet: bool, debug: bool, **options: Any) -> None:
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("--sequence", type=int, help="Tokens per sample to assume.")
 @click.option("--signature", metavar="NAME", help="Signature of a SavedModel that has several.")
-@_options(*_COMMON)
+@taking(*COMMON)
 def inspect(
     model: Path, sequence: int | None, signature: str | None, *, as_json: bool, quiet: bool, debug: bool
 ) -> None:
@@ -225,7 +113,7 @@ def inspect(
 @modelport.command(epilog=EPILOG)
 @click.argument("name", required=False)
 @click.option("--matrix", is_flag=True, help="Show which source goes to which target.")
-@_options(*_COMMON)
+@taking(*COMMON)
 def targets(name: str | None, matrix: bool, *, as_json: bool, quiet: bool, debug: bool) -> None:
     """List the targets, plug-ins' included, or the schemes of the one called NAME."""
 
@@ -250,7 +138,7 @@ def targets(name: str | None, matrix: bool, *, as_json: bool, quiet: bool, debug
 
 @modelport.command(epilog=EPILOG)
 @click.argument("name", required=False)
-@_options(*_COMMON)
+@taking(*COMMON)
 def devices(name: str | None, *, as_json: bool, quiet: bool, debug: bool) -> None:
     """List the devices of the catalogue, or every figure of the one called NAME."""
 
@@ -275,7 +163,7 @@ def devices(name: str | None, *, as_json: bool, quiet: bool, debug: bool) -> Non
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--source", type=click.Path(path_type=Path), help="Run this source again too.")
 @click.option("--budget", metavar="B", help="Loss allowed, as in cosine=0.99.")
-@_options(*_COMMON)
+@taking(*COMMON)
 def verify(
     folder: Path, source: Path | None, budget: str | None, *, as_json: bool, quiet: bool, debug: bool
 ) -> None:
@@ -302,7 +190,7 @@ def verify(
 @modelport.command(epilog=EPILOG)
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--rebuild", is_flag=True, help="Build anew what was finished before, from what was kept.")
-@_options(*_COMMON)
+@taking(*COMMON)
 def finish(bundle: Path, rebuild: bool, *, as_json: bool, quiet: bool, debug: bool) -> None:
     """Complete a BUNDLE on the machine that its manifest waits for."""
 
@@ -320,7 +208,7 @@ def finish(bundle: Path, rebuild: bool, *, as_json: bool, quiet: bool, debug: bo
 
 @modelport.command(epilog=EPILOG)
 @click.argument("engine", required=False, type=click.Path(path_type=Path))
-@_options(*_COMMON)
+@taking(*COMMON)
 def doctor(engine: Path | None, *, as_json: bool, quiet: bool, debug: bool) -> None:
     """Show this machine and which parts of modelport are installed, or whether a TensorRT ENGINE loads here.
 

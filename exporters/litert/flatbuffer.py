@@ -187,6 +187,12 @@ def operator_kinds(model: Any) -> list[str]:
     return [names[max(code.builtinCode, code.deprecatedBuiltinCode)] for code in model.operatorCodes]
 
 
+def counted(ops: Iterable[Op]) -> str:
+    """Operators by kind, as in "2 CONV_2D, 1 PAD"."""
+    counts = collections.Counter(op.kind for op in ops)
+    return ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items()))
+
+
 def indices(values: Sequence[int] | None) -> tuple[int, ...]:
     """A vector of tensor indices as the generated code gives it, None for an empty one."""
     return () if values is None else tuple(int(value) for value in values)

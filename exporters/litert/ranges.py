@@ -4,18 +4,39 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...calibration import observers
 from ...calibration.ranges import Range, Watch
+from ...calibration.samples import SampleSet
 from ...targets.errors import ConversionFailed
+from ..job import Job, Port, Progress
+from ..ports import to_artifact
 from .flatbuffer import SIGNATURE, Graph
 
 if TYPE_CHECKING:
     import numpy as np
 
     Feed = Mapping[str, np.ndarray[Any, Any]]
+
+
+def observe(
+    job: Job, data: bytes, graph: Graph, tensors: Iterable[int], inputs: Sequence[Port], progress: Progress
+) -> tuple[dict[int, Range], str]:
+    """The range of each of `tensors` over the job's calibration samples, by its "observer" ("minmax"), and a note."""
+    observer = str(job.options.get("observer") or "minmax")
+    samples = SampleSet.open(Path(str(job.samples)) / "calibration")
+
+    def feeds() -> Iterator[Feed]:
+        for index, feed in enumerate(samples.feeds()):
+            progress("calibrate", index, samples.count)
+            yield to_artifact(feed, inputs)
+
+    seen = collect(data, graph, tensors, feeds(), observer)
+    progress("calibrate", samples.count, samples.count)
+    return seen, f"Ranges of {len(seen)} activations from {samples.count} samples by {observer}"
 
 
 def collect(

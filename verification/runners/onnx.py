@@ -14,14 +14,17 @@ from ...sources.loading.onnx_model import as_input
 class OnnxRunner:
     """One session; see `verification.runners.Runner`. Inputs and outputs of these files are never quantized."""
 
-    def __init__(self, path: Path, threads: int) -> None:
+    def __init__(self, given: str | bytes, threads: int, *, optimised: bool = True) -> None:
+        """`given` is a path, or a model's bytes; unoptimised, every operator computes what the file says."""
         import onnxruntime
 
         settings = onnxruntime.SessionOptions()
         settings.intra_op_num_threads = threads
         settings.inter_op_num_threads = 1
         settings.log_severity_level = 3
-        self._session = onnxruntime.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
+        if not optimised:
+            settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        self._session = onnxruntime.InferenceSession(given, settings, providers=["CPUExecutionProvider"])
         self._types = {given.name: given.type for given in self._session.get_inputs()}
         self._names = [given.name for given in self._session.get_outputs()]
         self._feeds: dict[str, np.ndarray[Any, Any]] = {}
@@ -63,4 +66,4 @@ def _real(value: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
 def load(path: Path, threads: int) -> OnnxRunner:
     """Load the model at `path`, external data beside it, for `threads` threads."""
-    return OnnxRunner(path, threads)
+    return OnnxRunner(str(path), threads)

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from ...sources.loading.onnx_model import as_input
 from . import NotChecked
+from .onnx import OnnxRunner
 
 ENGINE_SUFFIX = ".engine"
 
 
-class GraphRunner:
+class GraphRunner(OnnxRunner):
     """model.onnx in ONNX Runtime's CPU provider, unoptimised: every operator computes what the file says.
 
     Halves are computed as `rounded.in_float32` does. Nothing is fused: ONNX Runtime would make other sums of
@@ -23,7 +23,6 @@ class GraphRunner:
 
     def __init__(self, path: Path, threads: int) -> None:
         import onnx
-        import onnxruntime
 
         from . import rounded
 
@@ -34,49 +33,14 @@ class GraphRunner:
             + (", each half result rounded from float32" if half else "")
             + "; TensorRT has not run"
         )
-        settings = onnxruntime.SessionOptions()
-        settings.intra_op_num_threads = threads
-        settings.inter_op_num_threads = 1
-        settings.log_severity_level = 3
-        settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        given: Any = str(path)
+        given: str | bytes = str(path)
         if half:
             twin = rounded.in_float32(model)
             if twin.ByteSize() >= 2**31:
                 raise NotChecked("the graph is too large to be computed with rounding here")
             given = twin.SerializeToString()
         del model
-        self._session = onnxruntime.InferenceSession(given, settings, providers=["CPUExecutionProvider"])
-        self._inputs = {value.name: value for value in self._session.get_inputs()}
-        self._outputs = [value.name for value in self._session.get_outputs()]
-        self._feed: dict[str, np.ndarray[Any, Any]] = {}
-
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        """Names of the inputs, in graph order."""
-        return tuple(self._inputs)
-
-    @property
-    def outputs(self) -> tuple[str, ...]:
-        """Names of the outputs, in graph order."""
-        return tuple(self._outputs)
-
-    @property
-    def free_sequence(self) -> bool:
-        """Whether an integer input of rank 2 has a symbolic axis 1."""
-        return any(
-            "int" in value.type and len(value.shape) == 2 and not isinstance(value.shape[1], int)
-            for value in self._inputs.values()
-        )
-
-    def run(self, feeds: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:
-        """One inference; see `Runner.run`."""
-        self._feed = {name: as_input(feeds[name], value.type) for name, value in self._inputs.items()}
-        return dict(zip(self._outputs, self._session.run(self._outputs, self._feed), strict=True))
-
-    def invoke(self) -> None:
-        """Once more on the last feeds."""
-        self._session.run(self._outputs, self._feed)
+        super().__init__(given, threads, optimised=False)
 
 
 class EngineRunner:

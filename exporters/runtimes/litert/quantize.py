@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import collections
-from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
-from ....calibration.samples import SampleSet
 from ....targets.errors import Unsupported, UsageError
 from ...job import Job, Progress
 from ...litert import apply, flatbuffer, ranges, recipes
 from ...litert.convert import FloatModel
-from ...litert.flatbuffer import Graph, Op
-from ...ports import to_artifact
+from ...litert.flatbuffer import Graph, counted
 from . import embedding
 
 SCHEMES = ("fp32", "fp16", "int8", "int8-dynamic", "int8-weight", "int4-weight")
@@ -56,12 +51,12 @@ def quantize(source: FloatModel, job: Job, progress: Progress) -> tuple[Any, tup
     elif job.quant == "fp16":
         recipe, wide = recipes.half_recipe(graph)
         if wide:
-            notes = (f"Kept in float32, since float16 ends at 65504: {_counted(wide)}",)
+            notes = (f"Kept in float32, since float16 ends at 65504: {counted(wide)}",)
     else:
         recipe, others = recipes.four_bit_recipe(graph)
         notes = ("int4 weights share a scale in blocks of 32 along the input axis",)
         if others:
-            notes += (f"int8 instead of int4, for want of such a kernel or of blocks: {_counted(others)}",)
+            notes += (f"int8 instead of int4, for want of such a kernel or of blocks: {counted(others)}",)
     progress("quantize", 0, 1)
     quantized = flatbuffer.read(apply.apply(data, recipe, statistics))
     progress("quantize", 1, 1)
@@ -81,40 +76,26 @@ def _static(
     loops = [op for op in graph.ops if op.kind in ("WHILE", "IF")]
     if loops:
         raise Unsupported(
-            f"static int8 does not reach into loops and branches, and this model has {_counted(loops)}",
+            f"static int8 does not reach into loops and branches, and this model has {counted(loops)}",
             where="--quant int8",
             mend="Choose int8-dynamic, or save a recurrent layer with unroll=True",
         )
-    observer = str(job.options.get("observer") or "minmax")
-    samples = SampleSet.open(Path(job.samples) / "calibration")
-
-    def feeds() -> Iterable[dict[str, Any]]:
-        for index, feed in enumerate(samples.feeds()):
-            progress("calibrate", index, samples.count)
-            yield to_artifact(feed, source.inputs)
-
     wanted = recipes.observed_tensors(graph, recipes.static_plan(graph))
-    seen = ranges.collect(data, graph, wanted, feeds(), observer)
-    progress("calibrate", samples.count, samples.count)
+    seen, note = ranges.observe(job, data, graph, wanted, source.inputs, progress)
     plan = recipes.static_plan(graph, seen)
-    notes = [f"Ranges of {len(seen)} activations from {samples.count} samples by {observer}"]
+    notes = [note]
     computing = [op for op in plan.left if op.kind not in recipes.MOVEMENT]
     if computing:
         notes.append(
-            f"Left in float, since 8 bits are too few or no int8 kernel exists: {_counted(computing)}"
+            f"Left in float, since 8 bits are too few or no int8 kernel exists: {counted(computing)}"
         )
     if any(op in plan.coarse for op in plan.dynamic):
         notes.append(
             f"int8 with ranges found while running, since a few huge activations would swallow a fixed range: "
-            f"{_counted(op for op in plan.dynamic if op in plan.coarse)}. "
+            f"{counted(op for op in plan.dynamic if op in plan.coarse)}. "
             "int8-dynamic treats every layer so and is the better choice for this model"
         )
     return recipes.static_recipe(graph, plan), ranges.statistics_by_name(graph, seen), tuple(notes)
-
-
-def _counted(ops: Iterable[Op]) -> str:
-    counts = collections.Counter(op.kind for op in ops)
-    return ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items()))
 
 
 def _refuse_mostly_float(model: Any, scheme: str) -> None:

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 from ....calibration.ranges import Range
-from ....calibration.samples import SampleSet
 from ....targets.errors import ConversionFailed, Unsupported, UsageError
 from ...job import Job, Progress
 from ...litert import apply, flatbuffer, ranges, recipes
 from ...litert.convert import FloatModel
-from ...litert.flatbuffer import Graph, Op
-from ...ports import to_artifact
+from ...litert.flatbuffer import Graph, counted
 
 SMALLEST_SPAN = 6 * 255 / 2**31
 """A range of 8 bits below which ReLU6's end is no int32 in the range's scale."""
@@ -44,24 +39,14 @@ def quantize(source: FloatModel, job: Job, progress: Progress) -> tuple[Any, tup
     data = flatbuffer.write(source.model)
     graph = Graph(flatbuffer.read(data))
     recipe = recipes.integer_recipe(graph, ACTIVATION_BITS[job.quant])
-    observer = str(job.options.get("observer") or "minmax")
-    samples = SampleSet.open(Path(job.samples) / "calibration")
-
-    def feeds() -> Iterable[dict[str, Any]]:
-        for index, feed in enumerate(samples.feeds()):
-            progress("calibrate", index, samples.count)
-            yield to_artifact(feed, source.inputs)
-
     wanted = {t for op in graph.ops for t in graph.activations((*op.inputs, *op.outputs))}
-    seen = ranges.collect(data, graph, wanted, feeds(), observer)
-    progress("calibrate", samples.count, samples.count)
+    seen, note = ranges.observe(job, data, graph, wanted, source.inputs, progress)
     _refuse_dead(graph, seen)
     progress("quantize", 0, 1)
     model = flatbuffer.read(apply.apply(data, recipe, ranges.statistics_by_name(graph, seen)))
     progress("quantize", 1, 1)
     _refuse_float(Graph(model), job.quant)
-    notes = [f"Ranges of {len(seen)} activations from {samples.count} samples by {observer}"]
-    return model, (*notes, *_coarse(graph, seen, job.quant))
+    return model, (note, *_coarse(graph, seen, job.quant))
 
 
 def _refuse_dead(graph: Graph, seen: dict[int, Range]) -> None:
@@ -101,9 +86,3 @@ def _coarse(graph: Graph, seen: dict[int, Range], scheme: str) -> list[str]:
         f"A few huge values swallow the range of {len(coarse)} activations ({names}): int16x8 holds them, "
         "at twice the arena"
     ]
-
-
-def counted(ops: Iterable[Op]) -> str:
-    """Operators by kind, as in "2 CONV_2D, 1 PAD"."""
-    counts = Counter(op.kind for op in ops)
-    return ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items()))
