@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 import gguf_files
+import refusals
 import tiny_llms
 from modelport.exporters.job import Job
 from modelport.exporters.runtimes import gguf as runtime
@@ -54,20 +55,8 @@ def model(sound: Path, tmp_path: Path) -> Path:
 
 
 def refused(path: Path, code: int, *words: str, options: tuple[str, ...] = ()) -> str:
-    """The error of `convert`, which must end with `code`, say every one of `words`, and leave nothing."""
-    room = path.parent / "room"
-    room.mkdir(exist_ok=True)
-    convert = Path(sys.executable).with_name("convert")
-    command = [convert, path, "--target", "local-llm", "--quant", "q4_k_m", "--out", room / "out", *options]
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
-    said = " ".join(done.stderr.split())
-    assert done.returncode == code, said
-    for word in words:
-        assert word in said, said
-    assert "Traceback" not in said
-    assert said.count("error:") == 1, said
-    assert list(room.iterdir()) == []
-    return said
+    """See `refusals.refused`."""
+    return refusals.refused(path, code, *words, target="local-llm", quant="q4_k_m", options=options)
 
 
 def edit(path: Path, **changes: Any) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 import modelport
+import refusals
 import tiny_llms
 import trained_llm
 from modelport.pipeline import Conversion
@@ -140,18 +141,8 @@ def model(sound: Path, tmp_path: Path) -> Path:
 def refused(
     path: Path, code: int, *words: str, quant: str = "w8a8-fp8", options: tuple[str, ...] = ()
 ) -> None:
-    """`convert` must end with `code`, say every one of `words` in one error, and leave nothing."""
-    room = path.parent / "room"
-    room.mkdir(exist_ok=True)
-    command = [CONVERT, path, "--target", "server-gpu-llm", "--quant", quant, "--out", room / "out", *options]
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
-    said = " ".join(done.stderr.split())
-    assert done.returncode == code, said
-    for word in words:
-        assert word in said, said
-    assert "Traceback" not in said
-    assert said.count("error:") == 1, said
-    assert list(room.iterdir()) == []
+    """See `refusals.refused`."""
+    refusals.refused(path, code, *words, target="server-gpu-llm", quant=quant, options=options)
 
 
 def test_a_truncated_shard(model: Path) -> None:
