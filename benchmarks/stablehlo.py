@@ -6,9 +6,7 @@ import tempfile
 from pathlib import Path
 
 from bar import close
-from networks import DIGITS, MINILM, SAMPLES, checkpoints, compared, trained
-
-import modelport
+from networks import DIGITS, MINILM, checkpoints, compared, converted, trained
 
 SEQUENCE = 64
 """Tokens of the random inputs of BERT and MiniLM."""
@@ -28,16 +26,8 @@ def main() -> None:
             figures = {}
             for quant in ("fp32", "bf16"):
                 out = folder / f"{name}-{quant}"
-                done = modelport.convert(
-                    source,
-                    target="cloud-tpu",
-                    quant=quant,
-                    calibration=str(data) if source == mobilenet else None,
-                    out=out,
-                    samples=SAMPLES,
-                    sequence=SEQUENCE,
-                    budget="cosine=0",
-                )
+                images = data if source == mobilenet else None
+                done = converted(source, "cloud-tpu", quant, out, images, sequence=SEQUENCE)
                 worst, _ = compared(out, done.manifest)
                 least = min(each["cosine_min"] for each in done.manifest["fidelity"]["outputs"].values())
                 figures[quant] = (worst, float(least))
