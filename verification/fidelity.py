@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -87,8 +87,3 @@ def compare_output(
             figures["accuracy"] = float(np.mean(artifact_top == labels[: len(actuals)]))
             figures["source_accuracy"] = float(np.mean(source_top == labels[: len(references)]))
     return figures
-
-
-def worst_cosine(outputs: Mapping[str, Mapping[str, Any]]) -> float:
-    """The lowest mean cosine over all outputs: what a fidelity floor is held against."""
-    return min((float(figures["cosine"]) for figures in outputs.values()), default=1.0)

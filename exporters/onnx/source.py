@@ -17,8 +17,6 @@ from ..job import Job
 from . import files
 
 if TYPE_CHECKING:
-    import torch
-
     from ...sources.loading.torch_model import TorchModel
 
 OPSET = 21
@@ -49,8 +47,10 @@ def float_model(job: Job) -> tuple[onnx.ModelProto, str]:
 def _to_onnx(loaded: TorchModel, opset: int, path: Path) -> onnx.ModelProto:
     import torch
 
+    from ...sources.loading.torch_model import two
+
     shapes = tuple(dict(loaded.dynamic.get(name, {})) for name in loaded.input_names)
-    example = tuple(_two(tensor, axes) for tensor, axes in zip(loaded.example, shapes, strict=True))
+    example = tuple(two(tensor, axes) for tensor, axes in zip(loaded.example, shapes, strict=True))
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
@@ -70,11 +70,6 @@ def _to_onnx(loaded: TorchModel, opset: int, path: Path) -> onnx.ModelProto:
         raise ConversionFailed("torch.onnx.export gave no program", where=str(path))
     proto: onnx.ModelProto = program.model_proto
     return proto
-
-
-def _two(tensor: torch.Tensor, axes: dict[int, str]) -> torch.Tensor:
-    """Two of the example along a free batch axis: torch.export takes a size of 1 for a constant."""
-    return tensor.repeat(2, *[1] * (tensor.dim() - 1)) if 0 in axes and tensor.shape[0] == 1 else tensor
 
 
 def _explained(error: Exception, opset: int, path: Path) -> Exception:

@@ -72,6 +72,12 @@ def load(kind: str, path: Path, options: Mapping[str, Any]) -> TorchModel:
     return model
 
 
+def two(tensor: torch.Tensor, axes: Mapping[int, str]) -> torch.Tensor:
+    """Two of an example along each free axis of length 1, since torch.export takes a size of 1 for a constant."""
+    times = [2 if axis in axes and size == 1 else 1 for axis, size in enumerate(tensor.shape)]
+    return tensor.repeat(times) if tensor.dim() else tensor
+
+
 def load_reference(kind: str, path: Path, options: Mapping[str, Any]) -> Reference:
     """The torch source as a function on NumPy arrays, computed in float32 on `options["threads"]` (1) threads.
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ....sources.loading.torch_model import two
 from ....targets.errors import Unsupported
 from ...torch_nodes import first_line
 from .operators import KEPT
@@ -67,8 +68,7 @@ def capture(model: TorchModel, path: str, *, free: bool = True) -> Captured:
 def _export(model: TorchModel, free: Mapping[str, Mapping[int, str]], path: str) -> ExportedProgram:
     shapes = tuple(dict.fromkeys(free.get(name, {}), torch.export.Dim.AUTO) for name in model.input_names)
     example = tuple(
-        _two(tensor, free.get(name, {}))
-        for name, tensor in zip(model.input_names, model.example, strict=True)
+        two(tensor, free.get(name, {})) for name, tensor in zip(model.input_names, model.example, strict=True)
     )
     try:
         with torch.no_grad(), warnings.catch_warnings():
@@ -82,12 +82,6 @@ def _export(model: TorchModel, free: Mapping[str, Mapping[int, str]], path: str)
             where=path,
             mend="Replace control flow that depends on values",
         ) from error
-
-
-def _two(tensor: torch.Tensor, axes: Mapping[int, str]) -> torch.Tensor:
-    """Two of the example along a free axis of length 1: torch.export takes a size of 1 for a constant."""
-    times = [2 if axis in axes and size == 1 else 1 for axis, size in enumerate(tensor.shape)]
-    return tensor.repeat(times) if tensor.dim() else tensor
 
 
 def _placeholders(program: ExportedProgram) -> list[Any]:
